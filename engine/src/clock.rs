@@ -1,0 +1,1 @@
+//! The hybrid clock of a shard.

@@ -1,0 +1,1 @@
+//! The commands: one table, and a file a family.

@@ -1,0 +1,1 @@
+//! Sockets, doorbells and mailboxes: the I/O under a shard.

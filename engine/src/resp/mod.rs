@@ -1,0 +1,1 @@
+//! The RESP protocol: decoding requests and encoding replies. Pure and incremental.
