@@ -1,8 +1,9 @@
 //! The arguments of a command, as a person writes them (`key value [NX | XX]`), become the tree
 //! that COMMAND DOCS answers and redis-cli turns into hints. Pure; the texts are the table's own.
 //!
-//! Words in capitals are tokens, others are values; `[ ]` is optional, `|` parts alternatives, `< >`
-//! groups, and `...` repeats: behind a group that group, inside brackets what stands before them.
+//! Words in capitals are tokens, others are values; `[ ]` is optional, `|` parts alternatives,
+//! `< >` groups, and `...` repeats: behind a group that group, inside brackets what stands before
+//! them.
 
 use super::table::CommandSpec;
 use crate::resp::Reply;
