@@ -9,12 +9,14 @@
 //! log; a key past its expiry is absent to every command, whether or not it was removed yet.
 
 use crate::entry::{Op, ValueKind};
-use crate::keyspace::{EntryView, KeyRef, Keyspace, NewValue, OwnedEntry, ValueView};
+use crate::keyspace::{
+    EntryView, KeyRef, Keyspace, MAX_VALUE_BYTES, NewValue, OwnedEntry, ValueView,
+};
 use crate::slot::SLOT_COUNT;
 use crate::types::{DbIndex, Slot};
 
-/// A largest value: Redis' proto-max-bulk-len.
-pub const MAX_STRING_BYTES: usize = 512 * 1024 * 1024;
+/// The longest string: Redis' proto-max-bulk-len. The decoder lets no longer argument through.
+pub const MAX_STRING_BYTES: usize = MAX_VALUE_BYTES;
 
 /// The keyspace of a shard as one command sees it.
 pub struct Context<'a> {
@@ -23,6 +25,8 @@ pub struct Context<'a> {
     /// The instant by which expiry is judged, in milliseconds since the Unix epoch: the same for
     /// all commands of a transaction, on all shards.
     pub now_ms: u64,
+    /// A random number, for RANDOMKEY; 0 unless [`Self::with_random`] gave one.
+    pub random: u64,
     keyspace: &'a mut Keyspace,
     effects: &'a mut Effects,
 }
@@ -70,7 +74,22 @@ impl<'a> Context<'a> {
         keyspace: &'a mut Keyspace,
         effects: &'a mut Effects,
     ) -> Self {
-        Self { db, now_ms, keyspace, effects }
+        Self { db, now_ms, random: 0, keyspace, effects }
+    }
+
+    /// The same with a random number, which only commands that choose a key need.
+    pub fn with_random(self, random: u64) -> Self {
+        Self { random, ..self }
+    }
+
+    /// The keyspace, to look at. Its entries are physical: see [`Self::is_live`].
+    pub fn keyspace(&self) -> &Keyspace {
+        self.keyspace
+    }
+
+    /// Whether an entry of the keyspace has not expired.
+    pub fn is_live(&self, entry: EntryView<'_>) -> bool {
+        entry.expires_at_ms().is_none_or(|at_ms| at_ms > self.now_ms)
     }
 
     /// Prepares a key of this command's database for look-ups: slot and hash, once.
@@ -85,11 +104,7 @@ impl<'a> Context<'a> {
 
     /// The entry of a key, if there is one and it has not expired.
     pub fn get(&self, key: &KeyRef<'_>) -> Option<EntryView<'_>> {
-        let entry = self.keyspace.get(key)?;
-        match entry.expires_at_ms() {
-            Some(at) if at <= self.now_ms => None,
-            _ => Some(entry),
-        }
+        self.keyspace.get(key).filter(|entry| self.is_live(*entry))
     }
 
     /// Whether the key exists.
@@ -99,7 +114,7 @@ impl<'a> Context<'a> {
 
     /// An owned copy of the entry; pieces of large values are shared, not copied.
     pub fn get_owned(&self, key: &KeyRef<'_>) -> Option<OwnedEntry> {
-        self.get(key).map(|entry| entry.to_owned())
+        self.get(key).map(EntryView::to_owned)
     }
 
     /// Sets a key to a string value and an expiry.
