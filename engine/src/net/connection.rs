@@ -173,3 +173,44 @@ impl Connections {
         connections.filter_map(|connection| connection.sending.take()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn an_id_is_never_seen_again() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut connections = Connections::default();
+        let mut old = Vec::new();
+        for _ in 0..100 {
+            let connection = Connection::new(socket.try_clone().unwrap());
+            let conn = connections.insert(connection).unwrap();
+            assert!(!old.contains(&conn));
+            assert!(old.iter().all(|old| connections.get(*old).is_none()));
+            assert_eq!(connections.ids(), [conn]);
+            assert!(conn.0 >> USED_BITS == 0);
+            assert!(connections.remove(conn).is_some());
+            assert!(connections.remove(conn).is_none());
+            assert!(connections.get_mut(conn).is_none());
+            old.push(conn);
+        }
+        assert_eq!(connections.len(), 0);
+        assert_eq!(connections.places.len(), 1);
+    }
+
+    #[test]
+    fn index_and_generation_do_not_mix() {
+        let conn = ConnId::new(MAX_CONNECTIONS - 1, u32::MAX);
+        assert_eq!((conn.index(), conn.generation()), (MAX_CONNECTIONS - 1, u32::MAX));
+        assert_eq!(conn.0, (1 << USED_BITS) - 1);
+        assert!(connections_without(conn));
+    }
+
+    fn connections_without(conn: ConnId) -> bool {
+        Connections::default().get(conn).is_none()
+    }
+}

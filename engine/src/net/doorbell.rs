@@ -97,3 +97,96 @@ impl AsRawFd for Doorbell {
         self.shared.eventfd.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Blocks this thread until the eventfd is readable; false if it never is.
+    fn wait(doorbell: &Doorbell) -> bool {
+        let started = Instant::now();
+        while !doorbell.drain().unwrap() {
+            if started.elapsed() > Duration::from_secs(20) {
+                return false;
+            }
+            thread::yield_now();
+        }
+        true
+    }
+
+    #[test]
+    fn a_shard_that_is_awake_costs_no_system_call() {
+        let doorbell = Doorbell::new().unwrap();
+        doorbell.ring();
+        assert!(!doorbell.drain().unwrap());
+        assert!(doorbell.park(|| true));
+        doorbell.unpark();
+        doorbell.ring();
+        assert!(!doorbell.drain().unwrap());
+    }
+
+    #[test]
+    fn of_many_rings_one_wakes_the_parked() {
+        let doorbell = Doorbell::new().unwrap();
+        assert!(doorbell.park(|| true));
+        doorbell.clone().ring();
+        assert!(doorbell.drain().unwrap());
+        doorbell.ring();
+        assert!(!doorbell.drain().unwrap());
+    }
+
+    #[test]
+    fn a_found_message_keeps_the_shard_awake() {
+        let doorbell = Doorbell::new().unwrap();
+        assert!(!doorbell.park(|| false));
+        doorbell.ring();
+        assert!(!doorbell.drain().unwrap());
+    }
+
+    /// Two producers and a shard that parks whenever it can: a missed wake would stall it.
+    #[test]
+    fn no_message_is_missed_between_threads() {
+        const MESSAGES: u64 = 20_000;
+        let doorbell = Doorbell::new().unwrap();
+        let queued = AtomicU64::new(0);
+        // How far the shard came, so that each producer lets it run dry again and again.
+        let consumed = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for producer in 0..2u64 {
+                let (doorbell, queued, consumed) = (doorbell.clone(), &queued, &consumed);
+                scope.spawn(move || {
+                    for message in 0..MESSAGES {
+                        queued.fetch_add(1, Ordering::Relaxed);
+                        doorbell.ring();
+                        if message % 3 == producer {
+                            let due = message + 1;
+                            while consumed.load(Ordering::Relaxed) < due {
+                                thread::yield_now();
+                            }
+                        }
+                    }
+                });
+            }
+            let mut seen = 0;
+            while seen < 2 * MESSAGES {
+                let now = queued.load(Ordering::Relaxed);
+                if now > seen {
+                    seen = now;
+                    consumed.store(seen, Ordering::Relaxed);
+                } else if doorbell.park(|| queued.load(Ordering::Relaxed) == seen) {
+                    let woken = wait(&doorbell);
+                    doorbell.unpark();
+                    // Lets the producers finish, so that the failure is shown.
+                    if !woken {
+                        consumed.store(u64::MAX, Ordering::Relaxed);
+                    }
+                    assert!(woken, "a message was missed after {seen}");
+                }
+            }
+        });
+    }
+}

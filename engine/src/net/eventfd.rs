@@ -40,15 +40,9 @@ impl EventFd {
     /// # Errors
     /// None that a healthy process meets.
     pub fn signal(&self) -> io::Result<()> {
-        loop {
-            match (&self.file).write(&ONE) {
-                Ok(_) => return Ok(()),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(()),
-                    io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
-            }
+        match (&self.file).write_all(&ONE) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -58,15 +52,10 @@ impl EventFd {
     /// None that a healthy process meets.
     pub fn drain(&self) -> io::Result<bool> {
         let mut counter = [0; size_of::<u64>()];
-        loop {
-            match (&self.file).read(&mut counter) {
-                Ok(_) => return Ok(true),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(false),
-                    io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
-            }
+        match (&self.file).read_exact(&mut counter) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

@@ -155,3 +155,50 @@ impl<T> FileTable<T> {
         self.slots.len() - self.free.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writing() -> Writing<Vec<u8>> {
+        let file = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
+        Writing::new(WriteRequest {
+            file,
+            offset_bytes: 8192,
+            buffer: vec![1; 10],
+            sync: WriteSync::AsOpened,
+            token: IoToken(3),
+        })
+    }
+
+    #[test]
+    fn a_short_write_is_continued_where_it_stopped() {
+        let mut writing = writing();
+        assert!(writing.advance(Ok(4)).is_none());
+        let rest = writing.rest();
+        assert_eq!((rest.offset_bytes, rest.bytes.len()), (8196, 6));
+        assert!(writing.advance(Err(io::ErrorKind::Interrupted.into())).is_none());
+        assert_eq!(writing.advance(Ok(6)).unwrap().unwrap(), 10);
+        assert_eq!(writing.finish().0, IoToken(3));
+    }
+
+    #[test]
+    fn no_progress_and_errors_end_a_write() {
+        let error = writing().advance(Ok(0)).unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+        let mut begun = writing();
+        assert!(begun.advance(Ok(9)).is_none());
+        let error = begun.advance(Err(io::Error::from_raw_os_error(libc::EIO)));
+        assert_eq!(error.unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+
+    #[test]
+    fn slots_are_used_again_only_after_their_end() {
+        let mut table = FileTable::default();
+        let first = table.insert('a');
+        let second = table.insert('b');
+        assert_eq!((table.remove(first), table.len()), ('a', 1));
+        assert_eq!(table.insert('c'), first);
+        assert_eq!((*table.get_mut(first), *table.get_mut(second)), ('c', 'b'));
+    }
+}

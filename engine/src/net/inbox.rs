@@ -107,3 +107,65 @@ impl<T> InboxSender<T> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+    use std::{pin::pin, thread};
+
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_gives_back_and_a_gone_shard_too() {
+        let doorbell = Doorbell::new().unwrap();
+        let (sender, inbox) = Inbox::new(2, doorbell);
+        sender.try_send(1).unwrap();
+        sender.clone().try_send(2).unwrap();
+        assert_eq!(sender.try_send(3), Err(InboxRefused::Full(3)));
+        let mut taken = Vec::new();
+        assert_eq!(inbox.receive(1, |message| taken.push(message)), 1);
+        assert_eq!(inbox.receive(9, |message| taken.push(message)), 1);
+        assert_eq!(taken, [1, 2]);
+        assert!(inbox.is_empty() && !inbox.is_abandoned());
+        drop(inbox);
+        assert_eq!(sender.try_send(4), Err(InboxRefused::Gone(4)));
+        assert_eq!(sender.send(5), Err(InboxRefused::Gone(5)));
+    }
+
+    #[test]
+    fn every_kind_of_send_rings_the_parked_shard() {
+        let doorbell = Doorbell::new().unwrap();
+        let (sender, inbox) = Inbox::new(8, doorbell.clone());
+        let sends: [&dyn Fn(); 3] =
+            [&|| sender.try_send(1).unwrap(), &|| sender.send(2).unwrap(), &|| {
+                let sending = pin!(sender.send_async(3));
+                let mut context = Context::from_waker(Waker::noop());
+                assert_eq!(sending.poll(&mut context), Poll::Ready(Ok(())));
+            }];
+        for send in sends {
+            assert!(doorbell.park(|| inbox.is_empty()));
+            send();
+            assert!(doorbell.drain().unwrap());
+            assert_eq!(inbox.receive(8, drop), 1);
+        }
+    }
+
+    #[test]
+    fn blocked_senders_get_through_in_the_end() {
+        let (sender, inbox) = Inbox::new(1, Doorbell::new().unwrap());
+        thread::scope(|scope| {
+            for from in 0..4 {
+                let sender = sender.clone();
+                scope.spawn(move || (0..500).for_each(|n| sender.send((from, n)).unwrap()));
+            }
+            let mut next = [0; 4];
+            while next != [500; 4] {
+                inbox.receive(3, |(from, n): (usize, i32)| {
+                    assert_eq!(n, next[from]);
+                    next[from] += 1;
+                });
+                thread::yield_now();
+            }
+        });
+    }
+}

@@ -74,6 +74,8 @@ pub fn bind(address: SocketAddr, reuse_port: bool, backlog: u32) -> io::Result<T
         // Else `[::]` would collide with a listener on `0.0.0.0`, depending on a sysctl.
         socket.set_only_v6(true)?;
     }
+    // Inherited by every accepted socket: a small reply must not wait for an acknowledgement.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
@@ -110,4 +112,61 @@ fn try_bind_group(address: SocketAddr, shards: u16) -> Result<Vec<TcpListener>, 
     (0..shards)
         .map(|_| bind(chosen, true, BACKLOG).map_err(|source| ListenError::new(chosen, source)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use super::*;
+
+    fn any_port() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    #[test]
+    fn a_group_shares_one_port_and_every_connection_reaches_a_member() {
+        let group = bind_group(any_port(), 4).unwrap();
+        let address = group[0].local_addr().unwrap();
+        assert!(group.iter().all(|listener| listener.local_addr().unwrap() == address));
+        let clients: Vec<TcpStream> =
+            (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let accepted: usize = group
+            .iter()
+            .map(|listener| std::iter::from_fn(|| listener.accept().ok()).count())
+            .sum();
+        assert_eq!(accepted, clients.len());
+    }
+
+    #[test]
+    fn a_group_does_not_join_a_foreign_one() {
+        let foreign = bind(any_port(), true, 16).unwrap();
+        let address = foreign.local_addr().unwrap();
+        let error = bind_group(address, 2).unwrap_err();
+        assert!(matches!(error, ListenError::InUse { .. }));
+        let message = error.to_string();
+        assert!(message.contains(&format!("port {}", address.port())), "{message}");
+        drop(foreign);
+        assert_eq!(bind_group(address, 2).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn errors_name_the_address() {
+        let error = bind_exclusive("192.0.2.1:7000".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, ListenError::NoSuchAddress { .. }));
+        assert!(error.to_string().contains("192.0.2.1:7000"));
+    }
+
+    #[test]
+    fn a_port_is_free_again_at_once_after_connections_were_closed() {
+        let listener = bind_exclusive(any_port()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) =
+            std::iter::repeat_with(|| listener.accept()).find_map(Result::ok).unwrap();
+        // Closed on the server's side first, so that its port is left in TIME_WAIT.
+        drop((server, listener));
+        drop(client);
+        bind_exclusive(address).unwrap();
+    }
 }

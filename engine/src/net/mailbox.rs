@@ -190,3 +190,104 @@ impl<T> MeshEnd<T> {
         self.peers[usize::from(to.0)].as_mut().expect("mail goes to another shard")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn mail_arrives_once_in_order_and_allocations_come_back() {
+        let mut ends = Mesh::new(3);
+        let mut batch = ends[0].empty_batch(ShardId(2));
+        batch.extend([1, 2, 3]);
+        let allocation = batch.as_ptr();
+        ends[0].send_batch(ShardId(2), batch).unwrap();
+        ends[0].send_batch(ShardId(2), vec![4]).unwrap();
+        ends[1].send_batch(ShardId(2), vec![5]).unwrap();
+        ends[1].send_batch(ShardId(0), Vec::new()).unwrap();
+        assert!(ends[0].is_empty() && ends[1].is_empty() && !ends[2].is_empty());
+        let mut received = Vec::new();
+        let count = ends[2].receive(|from, batch| received.push((from.0, batch.clone())));
+        assert_eq!(count, 3);
+        assert_eq!(received, [(0, vec![1, 2, 3]), (0, vec![4]), (1, vec![5])]);
+        assert!(ends[2].is_empty());
+        let reused = ends[0].empty_batch(ShardId(2));
+        assert!(reused.is_empty());
+        assert_eq!(reused.as_ptr(), allocation);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_batch_back() {
+        let mut ends = Mesh::with_capacity(2, 1);
+        assert_eq!(ends[0].room(ShardId(1)), 1);
+        ends[0].send_batch(ShardId(1), vec![1]).unwrap();
+        assert_eq!(ends[0].send_batch(ShardId(1), vec![2]), Err(vec![2]));
+        assert_eq!(ends[1].receive(|_, batch| assert_eq!(*batch, [1])), 1);
+        ends[0].send_batch(ShardId(1), vec![2]).unwrap();
+    }
+
+    #[test]
+    fn a_turn_rings_each_destination_once() {
+        let doorbells: Vec<Doorbell> = (0..3).map(|_| Doorbell::new().unwrap()).collect();
+        let mut ends = Mesh::new(3);
+        for doorbell in &doorbells {
+            assert!(doorbell.park(|| true));
+        }
+        ends[0].send_batch(ShardId(1), vec![1]).unwrap();
+        ends[0].send_batch(ShardId(1), vec![2]).unwrap();
+        ends[0].ring_peers(&doorbells);
+        let rung: Vec<bool> = doorbells.iter().map(|doorbell| doorbell.drain().unwrap()).collect();
+        assert_eq!(rung, [false, true, false]);
+        assert!(doorbells[1].park(|| true));
+        ends[0].ring_peers(&doorbells);
+        assert!(!doorbells[1].drain().unwrap());
+    }
+
+    #[test]
+    fn a_lost_peer_is_noticed() {
+        let mut ends = Mesh::<u8>::new(2);
+        assert!(!ends[0].has_lost_peer());
+        ends.pop();
+        assert!(ends[0].has_lost_peer());
+    }
+
+    #[test]
+    fn two_threads_exchange_everything() {
+        const BATCHES: u64 = 5_000;
+        let mut ends = Mesh::with_capacity(2, 4);
+        let there = ends.pop().unwrap();
+        let here = ends.pop().unwrap();
+        let run = |mut end: MeshEnd<u64>, to: ShardId| {
+            move || {
+                let (mut sent, mut expected) = (0, 0);
+                while sent < BATCHES || expected < 2 * BATCHES {
+                    if sent < BATCHES && end.room(to) > 0 {
+                        let mut batch = end.empty_batch(to);
+                        assert!(batch.is_empty());
+                        batch.extend([2 * sent, 2 * sent + 1]);
+                        end.send_batch(to, batch).unwrap();
+                        sent += 1;
+                    }
+                    let received = end.receive(|from, batch| {
+                        assert_eq!(from, to);
+                        for message in batch.drain(..) {
+                            assert_eq!(message, expected);
+                            expected += 1;
+                        }
+                    });
+                    if received == 0 {
+                        thread::yield_now();
+                    }
+                }
+                end
+            }
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(run(there, ShardId(0)));
+            run(here, ShardId(1))();
+            other.join().unwrap();
+        });
+    }
+}

@@ -135,3 +135,43 @@ fn check_ring() -> Result<(), PreflightError> {
     Ring::<Vec<u8>>::new(&RingConfig::default(), doorbell)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        let old = ["5.15.0-91-generic", "6.0.19", "4.18.0-513.el8.x86_64"];
+        for release in old {
+            let error = check_kernel(release).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("Cutwater needs Linux 6.1 or newer, and this is Linux {release}.")
+            );
+        }
+        for release in ["6.1.0", "6.18.44-fc-v657", "10.0", "6.1-rc1", "unknown"] {
+            check_kernel(release).unwrap();
+        }
+        assert_eq!(parse_release("6.10"), Some(KernelVersion { major: 6, minor: 10 }));
+        assert_eq!(parse_release(""), None);
+    }
+
+    #[test]
+    fn too_little_locked_memory_is_one_sentence() {
+        check_locked_memory(LOCKED_MEMORY_BYTES).unwrap();
+        check_locked_memory(u64::MAX).unwrap();
+        let error = check_locked_memory(64 << 10).unwrap_err().to_string();
+        assert!(error.contains("the limit is 64 KiB") && error.ends_with('.'), "{error}");
+    }
+
+    #[test]
+    fn this_machine_is_checked_without_changing_it() {
+        let before = limits().unwrap();
+        if let Ok(limits) = check() {
+            assert_eq!(limits, before);
+        }
+        assert_eq!(limits().unwrap(), before);
+        assert!(before.open_files <= before.open_files_hard);
+    }
+}

@@ -13,7 +13,8 @@
 //!
 //! Invariants:
 //! - What the kernel may still read or write is owned by the ring until the completion that ends
-//!   it, also when the ring is dropped (it cancels and waits; after [`DROP_PATIENCE`] it leaks).
+//!   it, also when the ring is dropped: sockets are cancelled, writes awaited, and what is still
+//!   there after [`DROP_PATIENCE`] is leaked.
 //! - A completion is never lost: the queue of completions has `NODROP`, and a turn that leaves some
 //!   (over [`EVENTS_PER_TURN`]) finds them in the next.
 //! - One send in flight a connection, so that bytes go out in order.
@@ -303,10 +304,11 @@ impl<B: StableBuffer> Ring<B> {
         }
     }
 
-    /// Cancels, and reaps without reporting until nothing is in flight.
+    /// Cancels what sockets do, and reaps without reporting until nothing is in flight. Writes are
+    /// not cancelled: half of one would land.
     fn end_everything(&mut self) -> Result<(), RingError> {
         let started = Instant::now();
-        self.queues.cancel_all();
+        self.cancel_sockets();
         while self.queues.in_flight() > 0 && started.elapsed() < DROP_PATIENCE {
             self.queues.wait_at_most(Duration::from_millis(100))?;
             let mut completions = std::mem::take(&mut self.completions);

@@ -16,7 +16,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 
 use super::tag::Tag;
@@ -139,12 +139,6 @@ impl Queues {
     /// completes only if there is nothing to end, and nobody cares.
     pub(super) fn cancel(&mut self, target: Tag) {
         let entry = opcode::AsyncCancel::new(target.encode()).build().flags(Flags::SKIP_SUCCESS);
-        self.push(entry.user_data(Tag::Ignored.encode()));
-    }
-
-    /// Ends everything that can be ended.
-    pub(super) fn cancel_all(&mut self) {
-        let entry = opcode::AsyncCancel2::new(CancelBuilder::any().all()).build();
         self.push(entry.user_data(Tag::Ignored.encode()));
     }
 

@@ -27,7 +27,8 @@ impl<B: StableBuffer> Ring<B> {
     pub fn listen(&mut self, socket: TcpListener) -> io::Result<ListenerId> {
         // The kernel answers EAGAIN instead of waiting on a non-blocking socket.
         socket.set_nonblocking(false)?;
-        // Sockets that it accepts inherit this, which saves a system call for each.
+        // Sockets inherit this when their handshake ends, which saves a system call for each.
+        // `listen::bind` sets it before the first can come; this is for listeners from elsewhere.
         socket2::SockRef::from(&socket).set_tcp_nodelay(true)?;
         let count = u32::try_from(self.listeners.len()).expect("fewer listeners than 2^32");
         let listener = ListenerId(count);
@@ -122,6 +123,17 @@ impl<B: StableBuffer> Ring<B> {
     pub fn abort_all(&mut self) {
         for conn in self.connections.ids() {
             self.abort(conn);
+        }
+    }
+
+    /// Ends every operation on a socket, when the ring is dropped.
+    pub(super) fn cancel_sockets(&mut self) {
+        for conn in self.connections.ids() {
+            self.cancel_receive(conn);
+            self.cancel_send(conn);
+        }
+        for index in 0..self.listeners.len() {
+            self.stop_listening(ListenerId(u32::try_from(index).expect("fewer than 2^32")));
         }
     }
 
