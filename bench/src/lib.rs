@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Benchmarks, the simulation and the load harness of Cutwater.
