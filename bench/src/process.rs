@@ -149,7 +149,9 @@ impl Drop for ServerProcess {
 
 fn spawn(launch: &Launch) -> io::Result<Child> {
     let output: File = OpenOptions::new().create(true).append(true).open(&launch.output)?;
-    Command::new(&launch.program)
+    let mut command = Command::new(&launch.program);
+    tools::hide_variables(&mut command);
+    command
         .args(&launch.arguments)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)

@@ -52,6 +52,15 @@ impl ServerOptions {
         }
     }
 
+    /// The same, but a stand-in keeps no append-only file: with one, it would not load the snapshot
+    /// that it is started with.
+    pub fn without_log_in_stand_in(mut self) -> Self {
+        if is_stand_in() {
+            self.fsync = None;
+        }
+        self
+    }
+
     /// Starts a server on a free port of loopback.
     ///
     /// # Errors
@@ -67,7 +76,8 @@ impl ServerOptions {
             });
         }
         let address = free_address();
-        let mut arguments: Vec<OsString> = vec!["serve".into(), "--dir".into(), (&self.dir).into()];
+        let mut arguments: Vec<OsString> =
+            vec!["serve".into(), "--data-dir".into(), (&self.dir).into()];
         let mut option = |name: &str, value: String| {
             arguments.extend([name.into(), value.into()]);
         };
@@ -125,8 +135,9 @@ pub fn restore_latest(from: &Path, into: &Path) -> io::Result<()> {
         return fs::copy(from.join("dump.rdb"), into.join("dump.rdb")).map(drop);
     }
     let mut command = Command::new(binary()?);
+    tools::hide_variables(&mut command);
     command.args(["restore", "--latest", "--from"]).arg(from.join("store"));
-    command.arg("--dir").arg(into);
+    command.arg("--data-dir").arg(into);
     let output = tools::run(&mut command, SUBCOMMAND_LIMIT)?;
     if output.status.success() {
         return Ok(());

@@ -66,6 +66,16 @@ impl Tool {
     }
 }
 
+/// Hides the variables of the tests from a server: it reads its settings from `CUTWATER_*`, and
+/// refuses those that it does not know.
+pub fn hide_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CUTWATER_") {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// Runs a program to its end, within a time.
 ///
 /// # Errors

@@ -4,6 +4,8 @@
 //! foreign tools are missing print `SKIPPED` (see `cutwater_bench::tools`). With
 //! `CUTWATER_STAND_IN=valkey` all of them run against Valkey, which tests the tests.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod clients;
 mod commands;
 mod durability;
