@@ -8,6 +8,7 @@
 //!   option that the tests use stands there once;
 //! - [`client`] and [`reply`]: a small RESP client with pipelining;
 //! - [`golden`]: scripts of commands and the exact replies that they must get;
+//! - [`report`]: medians, ratios and tables of measurements;
 //! - [`usage`]: what a process costs: CPU time and memory;
 //! - [`tools`]: the foreign programs that a test drives, and what happens when one is missing.
 
@@ -16,6 +17,7 @@ pub mod golden;
 pub mod peer;
 pub mod process;
 pub mod reply;
+pub mod report;
 pub mod server;
 pub mod tools;
 pub mod usage;
