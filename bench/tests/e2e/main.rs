@@ -1,4 +1,4 @@
-//! The `cutwater` binary from outside: as a process, over sockets, with the clients that people use.
+//! The `cutwater` binary from outside: a process, over sockets, with the clients that people use.
 //!
 //! One binary with a module a concern; each test has its own server, port and folder. Tests whose
 //! foreign tools are missing print `SKIPPED` (see `cutwater_bench::tools`). With
