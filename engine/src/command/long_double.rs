@@ -105,7 +105,8 @@ impl Finite {
     pub fn to_text(self) -> String {
         let (whole, decimals) = match u32::try_from(-self.exponent) {
             Ok(shift) => {
-                let scaled = shift_right_to_nearest(u128::from(self.mantissa) * DECIMAL_UNIT, shift);
+                let scaled =
+                    shift_right_to_nearest(u128::from(self.mantissa) * DECIMAL_UNIT, shift);
                 ((scaled / DECIMAL_UNIT).to_string(), scaled % DECIMAL_UNIT)
             }
             Err(_) => {

@@ -58,24 +58,14 @@ use crate::resp::{Args, Reply};
 /// # Panics
 /// If the arguments are fewer than the table allows, if a key is not of the context's keyspace, or
 /// if the command is none on keys: all three are mistakes of the caller.
-pub fn execute(
-    id: CommandId,
-    context: &mut Context<'_>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-) {
+pub fn execute(id: CommandId, context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) {
     if let Err(error) = run(id, context, args, reply) {
         reply.error(&error.to_string());
     }
 }
 
 #[inline]
-fn run(
-    id: CommandId,
-    context: &mut Context<'_>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-) -> Outcome {
+fn run(id: CommandId, context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     match id {
         CommandId::Set => string::set(context, args, reply),
         CommandId::Get => string::get(context, args, reply),
@@ -98,9 +88,7 @@ fn run(
         CommandId::Type => keys::type_of(context, args, reply),
         CommandId::Rename => keys::rename(context, args, reply),
         CommandId::Copy => keys::copy(context, args, reply),
-        CommandId::Expire => {
-            expiry::expire(context, args, TimeForm::IN_SECONDS, "expire", reply)
-        }
+        CommandId::Expire => expiry::expire(context, args, TimeForm::IN_SECONDS, "expire", reply),
         CommandId::PExpire => {
             expiry::expire(context, args, TimeForm::IN_MILLISECONDS, "pexpire", reply)
         }
