@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Benchmarks, the simulation and the load harness of Cutwater.
+//!
+//! What the end-to-end tests (`tests/e2e/`) and the comparison with a peer (`src/bin/compare.rs`)
+//! share. They drive a server from outside, as a process behind a socket:
+//!
+//! - [`process`]: a server process: start, wait until it serves, kill, stop, start again;
+//! - [`server`] and [`peer`]: how Cutwater and Valkey are told what to do; every command line
+//!   option that the tests use stands there once;
+//! - [`client`] and [`reply`]: a small RESP client with pipelining;
+//! - [`golden`]: scripts of commands and the exact replies that they must get;
+//! - [`report`]: medians, ratios and tables of measurements;
+//! - [`usage`]: what a process costs: CPU time and memory;
+//! - [`tools`]: the foreign programs that a test drives, and what happens when one is missing.
+
+pub mod client;
+pub mod golden;
+pub mod peer;
+pub mod process;
+pub mod reply;
+pub mod report;
+pub mod server;
+pub mod tools;
+pub mod usage;

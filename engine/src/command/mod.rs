@@ -29,6 +29,7 @@ pub mod error;
 mod expiry;
 pub mod flush;
 pub mod glob;
+pub mod introspect;
 pub mod keys;
 mod long_double;
 pub mod many;
@@ -38,6 +39,7 @@ pub mod parse;
 mod range;
 pub mod scan;
 mod string;
+mod syntax;
 pub mod table;
 
 #[cfg(test)]

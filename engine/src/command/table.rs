@@ -5,11 +5,12 @@
 //! the [`CommandSpec`] (of a subcommand, where there is one), checks the number of arguments and
 //! has Redis' error text if either fails. The spec's [`CommandId`] says what to run, its
 //! [`CommandSpec::keys`] which slots are touched, its [`CommandFlags`] what is checked before. What
-//! a command does is in the files of the families; the rows of the table are in [`rows`].
+//! a command does is in the files of the families; the rows of the table are in `rows`.
 //!
 //! Names, arities, flags, categories and key positions are those of Redis 7.2 (its published
 //! `commands.json`), except SNAPSHOT, which is Cutwater's own. No `request_policy` tips are given:
-//! they ask a cluster client to split a command over the nodes, and here every port serves every key.
+//! they ask a cluster client to split a command over the nodes, and here every port serves every
+//! key.
 
 mod build;
 mod find;

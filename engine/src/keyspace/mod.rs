@@ -168,14 +168,16 @@ impl Keyspace {
     ) -> bool {
         let stored = value.stored();
         let mut replaced = None;
-        let created = self.change(key, |mut old| {
-            if let (Some(entry), Stored::Inline(bytes)) = (&mut old, &stored)
-                && entry.try_overwrite(kind, bytes, expires_at_ms)
-            {
-                return old;
+        let created = self.change(key, |old| {
+            if let Some(mut entry) = old {
+                if let Stored::Inline(bytes) = &stored
+                    && entry.try_overwrite(kind, bytes, expires_at_ms)
+                {
+                    return entry;
+                }
+                replaced = Some(entry);
             }
-            replaced = old;
-            Some(Entry::new(key.db, key.key, kind, expires_at_ms, stored))
+            Entry::new(key.db, key.key, kind, expires_at_ms, stored)
         });
         if let Some(entry) = replaced {
             self.bury(entry);
@@ -208,16 +210,16 @@ impl Keyspace {
             return false;
         }
         self.change(key, |old| {
-            let mut entry = old?;
+            let mut entry = old.expect("the key exists, as was just seen");
             if entry.try_set_expiry(expires_at_ms) {
-                return Some(entry);
+                return entry;
             }
             let view = entry.view();
             let value = match view.value() {
                 ValueView::Inline(bytes) => Stored::Inline(bytes),
                 ValueView::Large(value) => Stored::Large(value.clone()),
             };
-            Some(Entry::new(key.db, key.key, view.kind(), expires_at_ms, value))
+            Entry::new(key.db, key.key, view.kind(), expires_at_ms, value)
         });
         true
     }
@@ -237,7 +239,7 @@ impl Keyspace {
         self.change(key, |old| {
             let empty =
                 || Entry::new(key.db, key.key, ValueKind::String, None, Stored::Inline(&[]));
-            Some(write_into(old.unwrap_or_else(empty), key, offset, bytes))
+            write_into(old.unwrap_or_else(empty), key, offset, bytes)
         });
     }
 
@@ -339,11 +341,7 @@ impl Keyspace {
 
     /// Makes or changes the entry of a key: `make` gets the present one and returns the next. True
     /// if there was none. The one way to put something into the tables.
-    fn change(
-        &mut self,
-        key: &KeyRef<'_>,
-        make: impl FnOnce(Option<Entry>) -> Option<Entry>,
-    ) -> bool {
+    fn change(&mut self, key: &KeyRef<'_>, make: impl FnOnce(Option<Entry>) -> Entry) -> bool {
         let index = self.index(key.slot);
         let slot = &mut self.slots[index];
         let is_new = slot.keys == 0;
@@ -352,34 +350,35 @@ impl Keyspace {
         if let Some(walk) = &mut self.walk {
             walk.before_change(table, key.hash, self.stamp);
         }
-        let place = table.find(key.hash, key.db, key.key);
-        let (old_bytes, old_expires, view) = match place {
+        let footprint = |view: EntryView<'_>| (view.memory_bytes(), view.expires_at_ms());
+        let (old, new);
+        match table.find(key.hash, key.db, key.key) {
             Some(place) => {
-                let old = table.view(place);
-                let (bytes, expires) = (old.memory_bytes(), old.expires_at_ms().is_some());
-                table.update(place, |entry| make(Some(entry)).expect("changes keep the key"));
-                (bytes, expires, table.view(place))
+                old = Some(footprint(table.view(place)));
+                table.update(place, |entry| make(Some(entry)));
+                new = footprint(table.view(place));
             }
             None => {
-                let entry = make(None).expect("a missing key is made");
+                let entry = make(None);
+                (old, new) = (None, footprint(entry.view()));
                 table.insert(key.hash, entry);
-                let place = table.find(key.hash, key.db, key.key).expect("just inserted");
-                (0, false, table.view(place))
             }
-        };
-        let (new_bytes, expiry) = (view.memory_bytes(), view.expires_at_ms());
+        }
+        let ((new_bytes, expiry), created) = (new, old.is_none());
+        let (old_bytes, old_expiry) = old.unwrap_or_default();
         self.memory_bytes += new_bytes + table.memory_bytes() - before;
         self.memory_bytes -= old_bytes;
-        slot.expiring = slot.expiring + u64::from(expiry.is_some()) - u64::from(old_expires);
-        if place.is_none() {
+        slot.expiring =
+            slot.expiring + u64::from(expiry.is_some()) - u64::from(old_expiry.is_some());
+        if created {
             slot.keys += 1;
             self.db_keys[usize::from(key.db.0)] += 1;
         }
         self.note_expiry(index, expiry);
-        if place.is_none() {
+        if created {
             self.reshape(index, key.hash);
         }
-        place.is_none()
+        created
     }
 
     fn count_removed(&mut self, index: usize, db: DbIndex, expiring: bool) {
@@ -413,10 +412,10 @@ impl Keyspace {
         }
         let shape = self.shape();
         let slot = &mut self.slots[index];
-        let before = slot.memory_bytes();
-        slot.reshape(hash, shape, &self.hasher);
-        self.memory_bytes += slot.memory_bytes();
-        self.memory_bytes -= before;
+        self.memory_bytes = self
+            .memory_bytes
+            .checked_add_signed(slot.reshape(hash, shape, &self.hasher))
+            .expect("what is freed was counted");
     }
 }
 

@@ -48,6 +48,15 @@ impl Detached {
     pub(super) fn is_done(&self) -> bool {
         self.bucket == self.table.bucket_count()
     }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let mut bytes = self.table.memory_bytes();
+        for bucket in 0..self.table.bucket_count() {
+            self.table.for_chain(bucket, |entry, _| bytes += entry.memory_bytes());
+        }
+        bytes
+    }
 }
 
 /// What waits to be freed.
@@ -71,6 +80,12 @@ impl Graveyard {
             }
             _ => 0,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.tables.iter().map(Detached::bytes).sum::<usize>()
+            + self.values.iter().map(LargeValue::memory_bytes).sum::<usize>()
     }
 }
 

@@ -144,11 +144,14 @@ impl SlotTable {
 
     /// What the buckets and the directory occupy.
     pub(super) fn memory_bytes(&self) -> usize {
-        let directory = match &self.tables {
+        self.directory_bytes() + self.tables().iter().map(Subtable::memory_bytes).sum::<usize>()
+    }
+
+    fn directory_bytes(&self) -> usize {
+        match &self.tables {
             Tables::Many(tables) => tables.capacity() * size_of::<Subtable>(),
             _ => 0,
-        };
-        directory + self.tables().iter().map(Subtable::memory_bytes).sum::<usize>()
+        }
     }
 
     /// Whether the subtable is fuller or emptier than it should be.
@@ -166,31 +169,46 @@ impl SlotTable {
     }
 
     /// Lets the subtable that covers this hash grow, split, shrink or merge, if it should and may.
-    pub(super) fn reshape(&mut self, hash: u64, shape: Shape, hasher: &KeyHasher) {
+    /// Returns by how many bytes the buckets and the directory grew.
+    pub(super) fn reshape(&mut self, hash: u64, shape: Shape, hasher: &KeyHasher) -> isize {
         let index = self.index_of(hash);
-        let Some(table) = self.tables().get(index) else { return };
+        let Some(table) = self.tables().get(index) else { return 0 };
         if !shape.may_change(table) {
-            return;
+            return 0;
         }
         let (len, bucket_count) = (table.len(), table.bucket_count());
         let capacity = capacity_of(bucket_count);
         if len > capacity {
             if bucket_count < MAX_BUCKETS {
-                let bucket_count = bucket_count_for(len).max(next_bucket_count(bucket_count));
-                self.tables_mut()[index].resize(bucket_count, shape.stamp);
-            } else if table.depth() < MAX_DEPTH {
-                self.split(index, shape, hasher);
+                return self.resize(index, bucket_count_for(len), shape);
             }
-        } else if table.depth() > 0 && len < MERGE_LEN && self.merge(index, shape) {
-            // Merged.
-        } else if len < capacity / 4 && bucket_count > 1 {
-            // Room for half as many again, so that growing does not follow at once.
-            let smaller = bucket_count_for(len + len / 2 + 1);
-            self.tables_mut()[index].resize(smaller, shape.stamp);
+            if table.depth() < MAX_DEPTH {
+                return self.split(index, shape, hasher);
+            }
+            return 0;
         }
+        if table.depth() > 0
+            && len < MERGE_LEN
+            && let Some(lower) = self.mergeable(index, shape)
+        {
+            return self.merge(lower, shape);
+        }
+        if len < capacity / 4 && bucket_count > 1 {
+            // Room for half as many again, so that growing does not follow at once.
+            return self.resize(index, bucket_count_for(len + len / 2 + 1), shape);
+        }
+        0
     }
 
-    fn split(&mut self, index: usize, shape: Shape, hasher: &KeyHasher) {
+    fn resize(&mut self, index: usize, bucket_count: u32, shape: Shape) -> isize {
+        let table = &mut self.tables_mut()[index];
+        let before = table.memory_bytes();
+        table.resize(bucket_count, shape.stamp);
+        table.memory_bytes() as isize - before as isize
+    }
+
+    fn split(&mut self, index: usize, shape: Shape, hasher: &KeyHasher) -> isize {
+        let before = self.directory_bytes() + self.tables()[index].memory_bytes();
         let table = &mut self.tables_mut()[index];
         let bucket_count = bucket_count_for(table.len() / 2 + table.len() / 8);
         let upper = table.split(bucket_count, shape.stamp, hasher);
@@ -202,28 +220,55 @@ impl SlotTable {
                 }
             }
         }
+        let halves = &self.tables()[index..=index + 1];
+        let after = halves.iter().map(Subtable::memory_bytes).sum::<usize>();
+        (self.directory_bytes() + after) as isize - before as isize
     }
 
-    /// Merges the subtable with its other half, if both together are small and may change.
-    fn merge(&mut self, index: usize, shape: Shape) -> bool {
-        let Tables::Many(tables) = &mut self.tables else { return false };
+    /// The index of the lower half, if the subtable and its other half should and may merge.
+    fn mergeable(&self, index: usize, shape: Shape) -> Option<usize> {
+        let tables = self.tables();
         let lower = match tables.get(index + 1) {
             Some(upper) if tables[index].is_lower_half_of(upper) => index,
-            _ if index > 0 && tables[index - 1].is_lower_half_of(&tables[index]) => index - 1,
-            _ => return false,
+            _ => index.checked_sub(1)?,
         };
-        let len = tables[lower].len() + tables[lower + 1].len();
-        let may_change = shape.may_change(&tables[lower]) && shape.may_change(&tables[lower + 1]);
-        if len >= 2 * MERGE_LEN || !may_change {
-            return false;
-        }
+        let (low, high) = (&tables[lower], &tables[lower + 1]);
+        let should = low.is_lower_half_of(high) && low.len() + high.len() < 2 * MERGE_LEN;
+        (should && shape.may_change(low) && shape.may_change(high)).then_some(lower)
+    }
+
+    fn merge(&mut self, lower: usize, shape: Shape) -> isize {
+        let halves = &self.tables()[lower..=lower + 1];
+        let before =
+            self.directory_bytes() + halves.iter().map(Subtable::memory_bytes).sum::<usize>();
+        let Tables::Many(tables) = &mut self.tables else { return 0 };
         let upper = tables.remove(lower + 1);
+        let len = tables[lower].len() + upper.len();
         tables[lower].merge(upper, bucket_count_for(len + len / 4), shape.stamp);
         if tables.len() == 1 {
             self.tables = tables.pop().map_or(Tables::None, Tables::One);
         } else if tables.len() < tables.capacity() / 4 {
             tables.shrink_to(tables.len() * 2);
         }
-        true
+        (self.directory_bytes() + self.tables()[lower].memory_bytes()) as isize - before as isize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_grow_by_a_third_at_most_and_keep_to_size_classes() {
+        let mut sizes = vec![1];
+        while sizes[sizes.len() - 1] < MAX_BUCKETS {
+            sizes.push(next_bucket_count(sizes[sizes.len() - 1]));
+        }
+        assert_eq!(sizes[..14], [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32]);
+        assert_eq!(sizes[sizes.len() - 4..], [256, 320, 384, 512]);
+        for len in 0..=capacity_of(MAX_BUCKETS) {
+            let fitting = sizes.iter().find(|size| capacity_of(**size) >= len);
+            assert_eq!(Some(&bucket_count_for(len)), fitting);
+        }
     }
 }

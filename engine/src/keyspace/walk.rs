@@ -246,6 +246,11 @@ impl Walk {
         self.held_bytes
     }
 
+    #[cfg(test)]
+    pub(super) fn detached_bytes(&self) -> usize {
+        self.detached.iter().map(Detached::bytes).sum()
+    }
+
     fn is_done(&self, slot_count: usize) -> bool {
         self.index == slot_count && self.detached.is_empty() && self.pending.is_empty()
     }

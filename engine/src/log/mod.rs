@@ -1,1 +1,37 @@
-//! The write-ahead log of one shard.
+//! The write-ahead log of one shard: from a record to durable bytes, and back after a crash.
+//!
+//! The journey of a write through these files, in order:
+//!
+//! 1. [`record`]: a change becomes a record, encoded straight into the writer's stream.
+//! 2. [`writer`]: the stream is cut into frames and the frames into effects ("write this block
+//!    there"); completions move the durable position. Pure: the shell owns the files.
+//! 3. [`frame`] and [`segment`]: what the blocks of a segment file look like; [`buffer`] is the
+//!    aligned memory that they travel in.
+//! 4. [`disk`]: the blocking file operations that all of this needs, with the real implementation;
+//!    [`sim_disk`] is the one in memory that crashes, tears and flips bits.
+//!
+//! And the way back, at a start:
+//!
+//! 5. [`reader`]: one log, validated frame by frame; tells an unfinished commit from damage.
+//! 6. [`start`]: what earlier starts decided, one small file each.
+//! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
+//!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.
+//!
+//! One log is a stream of record bytes; [`crate::types::Position`] is an offset in it. Frames carry
+//! arbitrary slices of that stream, so a record may span frames and segments. The layouts, byte by
+//! byte, are in `FORMAT.md` beside this crate.
+
+pub mod buffer;
+pub mod disk;
+pub mod frame;
+pub mod record;
+pub mod segment;
+pub mod sim_disk;
+pub mod writer;
+
+pub use buffer::AlignedBuffer;
+pub use disk::{FileDisk, FileEntry, LogDisk, LogFile};
+pub use record::{Record, RecordError, TxnPart};
+pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
+pub use sim_disk::SimDisk;
+pub use writer::{LogEffect, LogWriter, Recorder, SyncId, WriteId, WriterConfig};

@@ -39,7 +39,8 @@ macro_rules! bitset {
 
             /// The names as COMMAND prints them.
             pub fn names(self) -> impl Iterator<Item = &'static str> {
-                Self::NAMES.iter().filter(move |(bit, _)| self.contains(*bit)).map(|(_, text)| *text)
+                let is_in = move |(bit, _): &&(Self, &str)| self.contains(*bit);
+                Self::NAMES.iter().filter(is_in).map(|(_, text)| *text)
             }
         }
     };

@@ -87,7 +87,11 @@ const CLIENT_SUBCOMMANDS: &[CommandSpec] = &[
     CommandSpec::new(Id::ClientSetInfo, "client|setinfo", 4, Group::Connection, "7.2.0")
         .flags(Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE))
         .acl(Acl::CONNECTION)
-        .docs("<LIB-NAME libname | LIB-VER libver>", "O(1)", "Says which client library uses the connection."),
+        .docs(
+            "<LIB-NAME libname | LIB-VER libver>",
+            "O(1)",
+            "Says which client library uses the connection.",
+        ),
     CommandSpec::new(Id::ClientInfo, "client|info", 2, Group::Connection, "6.2.0")
         .flags(Flags::NOSCRIPT.or(Flags::LOADING).or(Flags::STALE))
         .acl(Acl::CONNECTION)
@@ -97,11 +101,20 @@ const CLIENT_SUBCOMMANDS: &[CommandSpec] = &[
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::LOADING).or(Flags::STALE))
         .acl(Acl::CONNECTION)
         .tips(&["nondeterministic_output"])
-        .docs("[TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]", "O(N) with the number of connections", "Lists the connections."),
+        .docs(
+            "[TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
+            "O(N) with the number of connections",
+            "Lists the connections.",
+        ),
     CommandSpec::new(Id::ClientKill, "client|kill", -3, Group::Connection, "2.4.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::LOADING).or(Flags::STALE))
         .acl(Acl::CONNECTION)
-        .docs("<ip:port | <[ID client-id] | [ADDR ip:port] | [LADDR ip:port] | [SKIPME <YES | NO>]> ...>", "O(N) with the number of connections", "Closes connections."),
+        .docs(
+            "<ip:port | <[ID client-id] | [ADDR ip:port] | [LADDR ip:port] | [SKIPME <YES | \
+             NO>]> ...>",
+            "O(N) with the number of connections",
+            "Closes connections.",
+        ),
     CommandSpec::new(Id::ClientHelp, "client|help", 2, Group::Connection, "5.0.0")
         .flags(Flags::LOADING.or(Flags::STALE))
         .acl(Acl::CONNECTION)

@@ -125,7 +125,7 @@ const COMMAND_SUBCOMMANDS: &[CommandSpec] = &[
         .acl(Acl::CONNECTION)
         .tips(&["nondeterministic_output_order"])
         .docs(
-            "[FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
+            "[FILTERBY <MODULE module-name | ACLCAT category>]",
             "O(N) with the number of commands",
             "Lists the names of commands.",
         ),

@@ -9,7 +9,12 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(Flags::WRITE.or(Flags::DENYOOM))
         .acl(Acl::STRING)
         .key_specs(&[SET_KEY])
-        .docs("key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]", "O(1)", "Sets a key to a string, whatever it held."),
+        .docs(
+            "key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT \
+             unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
+            "O(1)",
+            "Sets a key to a string, whatever it held.",
+        ),
     CommandSpec::new(Id::Get, "get", 2, Group::String, "1.0.0")
         .flags(Flags::READONLY.or(Flags::FAST))
         .acl(Acl::STRING)
@@ -40,12 +45,20 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(Flags::WRITE.or(Flags::DENYOOM))
         .acl(Acl::STRING)
         .key_specs(&[KeySpec::new(1, 0, 1, &["RW", "update"])])
-        .docs("key offset value", "O(M) with the bytes written", "Overwrites a part of the string at a key."),
+        .docs(
+            "key offset value",
+            "O(M) with the bytes written",
+            "Overwrites a part of the string at a key.",
+        ),
     CommandSpec::new(Id::GetRange, "getrange", 4, Group::String, "2.4.0")
         .flags(Flags::READONLY)
         .acl(Acl::STRING)
         .key_specs(&[KeySpec::new(1, 0, 1, &["RO", "access"])])
-        .docs("key start end", "O(N) with the bytes returned", "Answers a part of the string at a key."),
+        .docs(
+            "key start end",
+            "O(N) with the bytes returned",
+            "Answers a part of the string at a key.",
+        ),
     CommandSpec::new(Id::Incr, "incr", 2, Group::String, "1.0.0")
         .flags(Flags::WRITE.or(Flags::DENYOOM).or(Flags::FAST))
         .acl(Acl::STRING)
@@ -75,17 +88,29 @@ pub(super) const ROWS: &[CommandSpec] = &[
         .flags(Flags::READONLY.or(Flags::FAST))
         .acl(Acl::STRING)
         .key_specs(&[KeySpec::new(1, -1, 1, &["RO", "access"])])
-        .docs("key [key ...]", "O(N) with the number of keys", "Answers the strings at several keys, as of one instant."),
+        .docs(
+            "key [key ...]",
+            "O(N) with the number of keys",
+            "Answers the strings at several keys, as of one instant.",
+        ),
     CommandSpec::new(Id::MSet, "mset", -3, Group::String, "1.0.1")
         .flags(Flags::WRITE.or(Flags::DENYOOM))
         .acl(Acl::STRING)
         .key_specs(&[KeySpec::new(1, -1, 2, &["OW", "update"])])
-        .docs("key value [key value ...]", "O(N) with the number of keys", "Sets several keys at one instant."),
+        .docs(
+            "key value [key value ...]",
+            "O(N) with the number of keys",
+            "Sets several keys at one instant.",
+        ),
     CommandSpec::new(Id::MSetNx, "msetnx", -3, Group::String, "1.0.1")
         .flags(Flags::WRITE.or(Flags::DENYOOM))
         .acl(Acl::STRING)
         .key_specs(&[KeySpec::new(1, -1, 2, &["OW", "insert"])])
-        .docs("key value [key value ...]", "O(N) with the number of keys", "Sets several keys at one instant, if none of them exists."),
+        .docs(
+            "key value [key value ...]",
+            "O(N) with the number of keys",
+            "Sets several keys at one instant, if none of them exists.",
+        ),
 ];
 
 /// Of all commands, only SET does more or less to its key depending on its other arguments.

@@ -1,0 +1,15 @@
+//! The `cutwater` binary from outside: a process, over sockets, with the clients that people use.
+//!
+//! One binary with a module a concern; each test has its own server, port and folder. Tests whose
+//! foreign tools are missing print `SKIPPED` (see `cutwater_bench::tools`). With
+//! `CUTWATER_STAND_IN=valkey` all of them run against Valkey, which tests the tests.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod clients;
+mod commands;
+mod durability;
+mod idle;
+mod log_bounds;
+mod snapshot_consistency;
+mod tour;

@@ -1,0 +1,556 @@
+//! The writer of one log: records in, blocks to write out, completions in, durability out. Pure.
+//!
+//! A shard appends records with [`LogWriter::record`] and asks [`LogWriter::next_write`] for
+//! effects until it has none; the shell carries them out and reports each one's end. In between,
+//! bytes gather in one stream buffer, which is cut into frames only when a commit starts:
+//!
+//! - none in flight: a commit takes all that waits, at once;
+//! - some in flight: they gather and are committed whole when one completes, unless
+//!   [`EARLY_COMMIT_BYTES`] wait already; then the next starts beside it, up to
+//!   [`MAX_IN_FLIGHT`]. (Late and whole costs least CPU while the queue is short; DESIGN §6.)
+//!
+//! Invariants: a segment is filled to its last block before the next is begun; no block is written
+//! twice; `durable` only moves over a contiguous prefix, whatever order completions come in; after
+//! a failed write nothing moves any more.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::buffer::{AlignedBuffer, BufferPool};
+use super::frame::{
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, MAX_PAYLOAD_BYTES, encode_frame, frame_bytes,
+};
+use super::record;
+use super::segment::{MIN_SEGMENT_BYTES, SEGMENT_HEADER_BYTES, SegmentIdentity, SegmentIndex};
+use crate::entry::Op;
+use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
+
+/// Commits in flight at once. Four use most of what a disk's queue gives (DESIGN §6).
+pub const MAX_IN_FLIGHT: usize = 4;
+/// Waiting bytes that start a commit while another is in flight.
+pub const EARLY_COMMIT_BYTES: usize = 16 * 1024;
+/// Waiting bytes above which [`LogWriter::has_room`] refuses, where nothing else is configured.
+pub const DEFAULT_PENDING_LIMIT_BYTES: usize = 64 * 1024 * 1024;
+/// The stream buffer is given back to the allocator when it is empty and has grown beyond this.
+const KEPT_STREAM_BYTES: usize = 4 * 1024 * 1024;
+
+/// Names one write of this writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId(pub u64);
+
+/// Names one sync of this writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncId(pub u64);
+
+/// What the shell is to do for the log.
+#[derive(Debug)]
+pub enum LogEffect {
+    /// Write a block; answered by [`LogWriter::written`] or [`LogWriter::failed`].
+    Write {
+        /// Comes back with the answer.
+        id: WriteId,
+        /// The segment, which was reported ready.
+        segment: SegmentIndex,
+        /// Where in its file.
+        offset_bytes: u64,
+        /// The bytes; the same buffer comes back with the answer.
+        block: AlignedBuffer,
+        /// The write must be durable when it completes (O_DSYNC, or RWF_DSYNC for this one).
+        dsync: bool,
+    },
+    /// Prepare a segment, ahead of time; answered by [`LogWriter::segment_ready`]. If there is no
+    /// room for it, try again later: nothing is lost, but writes wait once the current is full.
+    NeedSegment {
+        /// Its number.
+        index: SegmentIndex,
+    },
+    /// Sync a segment's file; answered by [`LogWriter::synced`] or [`LogWriter::failed`].
+    Sync {
+        /// Comes back with the answer.
+        id: SyncId,
+        /// The segment.
+        segment: SegmentIndex,
+    },
+}
+
+/// What a writer is told about its log.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterConfig {
+    /// Which log it writes.
+    pub log: LogId,
+    /// The size of every segment file, a multiple of the block.
+    pub segment_bytes: u64,
+    /// When replies may leave.
+    pub fsync: Fsync,
+    /// The bound on waiting bytes.
+    pub pending_limit_bytes: usize,
+}
+
+/// A commit in flight, or completed behind one that is.
+#[derive(Debug)]
+struct Commit {
+    id: WriteId,
+    end: Position,
+    written: bool,
+}
+
+/// A segment of this log that has frames, or is about to.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    index: SegmentIndex,
+    identity: SegmentIdentity,
+    start: Position,
+}
+
+/// A sync in flight: it spans every segment that has unsynced bytes.
+#[derive(Debug)]
+struct SyncRun {
+    covers: Position,
+    to_issue: VecDeque<SegmentIndex>,
+    in_flight: Vec<SyncId>,
+}
+
+/// The writer of one log, from an empty one on. See the module's introduction.
+#[derive(Debug)]
+pub struct LogWriter {
+    config: WriterConfig,
+    /// Bytes from position `sent - head` on; those before `head` are in frames already.
+    stream: Vec<u8>,
+    head: usize,
+    /// The end of the bytes that were cut into frames.
+    sent: Position,
+    /// The first record that begins at or after `sent`.
+    next_record: Position,
+    /// The end of the last record that is no marker.
+    data_end: Position,
+    previous_crc: u32,
+    /// What the last frame said was durable.
+    claimed: Position,
+    /// From the first to after the last byte above `durable` that was written without dsync.
+    undsynced: Range<Position>,
+    commits: VecDeque<Commit>,
+    written: Position,
+    durable: Position,
+    sync_target: Position,
+    sync: Option<SyncRun>,
+    next_id: u64,
+    segments: VecDeque<Segment>,
+    /// Where in the current segment's file the next frame goes; the segment's size when it is full.
+    offset_bytes: u64,
+    next_segment: Option<(SegmentIndex, SegmentIdentity)>,
+    /// The next segment that has not been asked for yet.
+    unasked: SegmentIndex,
+    pool: BufferPool,
+    has_failed: bool,
+}
+
+impl LogWriter {
+    /// A writer for a log that has nothing yet. Its first effect asks for segment 0.
+    ///
+    /// # Panics
+    /// If the segment size is under two blocks or no multiple of the block.
+    pub fn new(config: WriterConfig) -> Self {
+        assert!(
+            config.segment_bytes >= MIN_SEGMENT_BYTES
+                && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "a segment is a header and whole blocks"
+        );
+        Self {
+            config,
+            stream: Vec::new(),
+            head: 0,
+            sent: Position(0),
+            next_record: Position(0),
+            data_end: Position(0),
+            previous_crc: 0,
+            claimed: Position(0),
+            undsynced: Position(0)..Position(0),
+            commits: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            written: Position(0),
+            durable: Position(0),
+            sync_target: Position(0),
+            sync: None,
+            next_id: 0,
+            segments: VecDeque::new(),
+            offset_bytes: config.segment_bytes,
+            next_segment: None,
+            unasked: SegmentIndex(0),
+            pool: BufferPool::new(MAX_IN_FLIGHT),
+            has_failed: false,
+        }
+    }
+
+    // ---- appending ----
+
+    /// Begins a record; it exists once [`Recorder::finish`] is called.
+    pub fn record(&mut self, lsn: Lsn) -> Recorder<'_> {
+        let start = self.stream.len();
+        record::begin(&mut self.stream, lsn);
+        Recorder { start, keep_empty: false, writer: self }
+    }
+
+    /// Begins this log's part of a command on several shards. `participants` are all logs that
+    /// have a part, this one included; `relaxed` says that its coordinator runs under `everysec`
+    /// or `never`, and is the same in every part.
+    pub fn txn_record(&mut self, id: TxnId, participants: &[LogId], relaxed: bool) -> Recorder<'_> {
+        debug_assert!(participants.contains(&self.config.log), "a part is one of its parts");
+        let start = self.stream.len();
+        record::begin_txn(&mut self.stream, id, participants, relaxed);
+        Recorder { start, keep_empty: true, writer: self }
+    }
+
+    /// Appends a marker if the log is idle and its last record is durable without any frame saying
+    /// so: after a crash, damage to it could pass for an unfinished commit. Returns whether it did;
+    /// [`Self::next_write`] then has the frame.
+    pub fn idle_marker(&mut self, lsn: Lsn) -> bool {
+        let due = !self.has_failed
+            && self.pending_bytes() == 0
+            && self.commits.is_empty()
+            && self.durable == self.sent
+            && self.claimed < self.data_end;
+        if due {
+            record::put_marker(&mut self.stream, lsn);
+        }
+        due
+    }
+
+    /// Whether `bytes` more may be appended. An empty buffer takes a record of any size, so that
+    /// one larger than the limit is not refused for ever. Appending itself never fails.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let pending = self.pending_bytes();
+        pending == 0 || pending.saturating_add(bytes) <= self.config.pending_limit_bytes
+    }
+
+    // ---- where it stands ----
+
+    /// Which log this is.
+    pub fn log(&self) -> LogId {
+        self.config.log
+    }
+
+    /// The end of everything appended.
+    pub fn tail(&self) -> Position {
+        Position(self.sent.0 + self.pending_bytes() as u64)
+    }
+
+    /// Everything before this survives a crash.
+    pub fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// Bytes appended that no write carries yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.stream.len() - self.head
+    }
+
+    /// Writes in flight.
+    pub fn in_flight(&self) -> usize {
+        self.commits.iter().filter(|commit| !commit.written).count()
+    }
+
+    /// Whether bytes wait because the current segment is full and the next is not ready.
+    pub fn is_stalled(&self) -> bool {
+        self.pending_bytes() > 0
+            && self.offset_bytes >= self.config.segment_bytes
+            && self.next_segment.is_none()
+    }
+
+    /// Whether a write or a sync failed: nothing becomes durable any more.
+    pub fn is_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// The first position whose segment has not been released.
+    pub fn oldest_position(&self) -> Position {
+        self.segments.front().map_or(self.sent, |segment| segment.start)
+    }
+
+    /// Bytes of the segment files that have not been released.
+    pub fn retained_bytes(&self) -> u64 {
+        self.segments.len() as u64 * self.config.segment_bytes
+    }
+
+    /// Memory that the writer holds, buffers in flight excluded.
+    pub fn memory_bytes(&self) -> usize {
+        self.stream.capacity() + self.pool.memory_bytes()
+    }
+
+    // ---- effects and their answers ----
+
+    /// The next thing to do, or `None` until something changes. After [`Self::failed`] always
+    /// `None`.
+    pub fn next_write(&mut self) -> Option<LogEffect> {
+        if self.has_failed {
+            return None;
+        }
+        self.need_segment().or_else(|| self.next_sync()).or_else(|| self.next_commit())
+    }
+
+    /// A prepared segment: its header is durable and it has its name.
+    ///
+    /// # Panics
+    /// If it is not the one that was asked for.
+    pub fn segment_ready(&mut self, index: SegmentIndex, identity: SegmentIdentity) {
+        assert!(
+            index.next() == self.unasked && self.next_segment.is_none(),
+            "segments become ready in the order in which they were asked for"
+        );
+        self.next_segment = Some((index, identity));
+    }
+
+    /// A write completed. Completions may come in any order.
+    ///
+    /// # Panics
+    /// If no such write is in flight.
+    pub fn written(&mut self, id: WriteId, block: AlignedBuffer) {
+        self.pool.put(block);
+        let commit = self.commits.iter_mut().find(|commit| commit.id == id && !commit.written);
+        commit.expect("a write completes once").written = true;
+        while self.commits.front().is_some_and(|commit| commit.written) {
+            if let Some(commit) = self.commits.pop_front() {
+                self.written = commit.end;
+            }
+        }
+        self.advance_durable();
+    }
+
+    /// A sync completed.
+    ///
+    /// # Panics
+    /// If no such sync is in flight.
+    pub fn synced(&mut self, id: SyncId) {
+        let run = self.sync.as_mut().expect("a sync completes while one runs");
+        let at = run.in_flight.iter().position(|&other| other == id);
+        run.in_flight.swap_remove(at.expect("a sync completes once"));
+        if run.in_flight.is_empty() && run.to_issue.is_empty() {
+            let covers = run.covers;
+            self.sync = None;
+            if !self.has_failed {
+                self.durable = self.durable.max(covers);
+            }
+            self.advance_durable();
+        }
+    }
+
+    /// A write or a sync failed. That is final: what the disk holds is in doubt from here on.
+    pub fn failed(&mut self) {
+        self.has_failed = true;
+    }
+
+    /// Changes when replies may leave. Towards `always`, what was written before is synced first.
+    pub fn set_fsync(&mut self, fsync: Fsync) {
+        self.config.fsync = fsync;
+        if fsync == Fsync::Always {
+            self.request_sync();
+        }
+    }
+
+    /// Makes everything appended so far durable, whatever the mode; returns the position to wait
+    /// for in [`Self::durable`].
+    pub fn request_sync(&mut self) -> Position {
+        self.sync_target = self.tail();
+        self.sync_target
+    }
+
+    /// Once a second under `everysec`: like [`Self::request_sync`]. Does nothing in other modes.
+    pub fn tick_sync(&mut self) {
+        if self.config.fsync == Fsync::Everysec {
+            self.request_sync();
+        }
+    }
+
+    /// Gives up every segment that ends at or before `before` and returns them, oldest first. The
+    /// current one stays. Nothing that is not durable is given up.
+    pub fn release(&mut self, before: Position) -> Vec<SegmentIndex> {
+        let before = before.min(self.durable);
+        let mut released = Vec::new();
+        while self.segments.get(1).is_some_and(|next| next.start <= before) {
+            released.extend(self.segments.pop_front().map(|segment| segment.index));
+        }
+        released
+    }
+
+    // ---- below: what the effects are made of ----
+
+    /// Asks for the first segment at once, and for each further one when the current is half full.
+    fn need_segment(&mut self) -> Option<LogEffect> {
+        let begun = self.segments.back().map_or(0, |segment| segment.index.0 + 1);
+        if self.unasked.0 > begun || self.offset_bytes < self.config.segment_bytes / 2 {
+            return None;
+        }
+        let index = self.unasked;
+        self.unasked = index.next();
+        Some(LogEffect::NeedSegment { index })
+    }
+
+    /// A sync starts once all that it is to cover has been written, one at a time.
+    fn next_sync(&mut self) -> Option<LogEffect> {
+        if self.sync.is_none() && self.durable < self.sync_target.min(self.undsynced.end) {
+            if self.written < self.sync_target {
+                return None;
+            }
+            let covers = self.written;
+            let mut to_issue = VecDeque::new();
+            for (at, segment) in self.segments.iter().enumerate() {
+                let end = self.segments.get(at + 1).map_or(self.sent, |next| next.start);
+                if end > self.durable && segment.start < covers {
+                    to_issue.push_back(segment.index);
+                }
+            }
+            self.sync = Some(SyncRun { covers, to_issue, in_flight: Vec::new() });
+        }
+        let segment = self.sync.as_mut()?.to_issue.pop_front()?;
+        let id = SyncId(self.take_id());
+        self.sync.as_mut()?.in_flight.push(id);
+        Some(LogEffect::Sync { id, segment })
+    }
+
+    fn next_commit(&mut self) -> Option<LogEffect> {
+        let waiting = self.pending_bytes();
+        // A completed commit behind an unfinished one still counts: memory stays bounded.
+        let due = match self.commits.len() {
+            0 => waiting > 0,
+            1..MAX_IN_FLIGHT => waiting >= EARLY_COMMIT_BYTES,
+            _ => false,
+        };
+        if !due || !self.enter_segment() {
+            return None;
+        }
+        let segment = *self.segments.back()?;
+        let left = (self.config.segment_bytes - self.offset_bytes) as usize;
+        let payload_bytes = waiting.min(MAX_PAYLOAD_BYTES).min(left - FRAME_HEADER_BYTES);
+        let start = self.sent;
+        let block = self.cut_frame(segment.identity, payload_bytes);
+        let offset_bytes = self.offset_bytes;
+        self.offset_bytes += block.len() as u64;
+        let dsync = self.config.fsync == Fsync::Always;
+        if !dsync {
+            if self.undsynced.end <= self.durable {
+                self.undsynced.start = start;
+            }
+            self.undsynced.end = self.sent;
+        }
+        let id = WriteId(self.take_id());
+        self.commits.push_back(Commit { id, end: self.sent, written: false });
+        Some(LogEffect::Write { id, segment: segment.index, offset_bytes, block, dsync })
+    }
+
+    /// Makes sure that the current segment has a free block; false if that must wait.
+    fn enter_segment(&mut self) -> bool {
+        if self.offset_bytes < self.config.segment_bytes {
+            return true;
+        }
+        let Some((index, identity)) = self.next_segment.take() else { return false };
+        self.segments.push_back(Segment { index, identity, start: self.sent });
+        self.offset_bytes = SEGMENT_HEADER_BYTES as u64;
+        true
+    }
+
+    /// Takes `payload_bytes` off the front of the stream, as a frame.
+    fn cut_frame(&mut self, identity: SegmentIdentity, payload_bytes: usize) -> AlignedBuffer {
+        let start = self.sent;
+        let end = Position(start.0 + payload_bytes as u64);
+        let first_record = self.next_record;
+        self.next_record = self.first_record_from(end);
+        let header = FrameHeader {
+            identity,
+            position: start,
+            durable: self.durable,
+            previous_crc: self.previous_crc,
+            // Below `end`, so below the largest payload.
+            first_record: (first_record < end).then(|| (first_record.0 - start.0) as u32),
+        };
+        let mut block = self.pool.take(frame_bytes(payload_bytes));
+        let payload = &self.stream[self.head..self.head + payload_bytes];
+        self.previous_crc = encode_frame(&mut block, &header, payload);
+        self.claimed = self.durable;
+        self.head += payload_bytes;
+        self.sent = end;
+        self.compact();
+        block
+    }
+
+    /// The first record that begins at or after `end`. Records are appended whole, so every length
+    /// on the way is still in the stream.
+    fn first_record_from(&self, end: Position) -> Position {
+        if end == self.tail() {
+            return end;
+        }
+        let mut at = self.next_record;
+        while at < end {
+            let bytes = &self.stream[self.head + (at.0 - self.sent.0) as usize..];
+            at.0 += record::peek_len(bytes).expect("records are appended whole");
+        }
+        at
+    }
+
+    /// Drops what is in frames from the stream: at once when that is all, else when it is most.
+    fn compact(&mut self) {
+        if self.head == self.stream.len() {
+            self.stream.clear();
+            self.head = 0;
+            if self.stream.capacity() > KEPT_STREAM_BYTES {
+                self.stream.shrink_to(KEPT_STREAM_BYTES);
+            }
+        } else if self.head > self.stream.len() / 2 {
+            self.stream.drain(..self.head);
+            self.head = 0;
+        }
+    }
+
+    /// Written bytes are durable up to the first that still needs a sync.
+    fn advance_durable(&mut self) {
+        if !self.has_failed {
+            let needs_sync = self.undsynced.end > self.durable;
+            let limit = if needs_sync { self.undsynced.start } else { self.written };
+            self.durable = self.durable.max(self.written.min(limit));
+        }
+        assert!(self.durable <= self.written && self.written <= self.sent, "durable is written");
+    }
+
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+/// A record that is being appended, straight into the stream. Dropped unfinished, it never was.
+#[derive(Debug)]
+pub struct Recorder<'w> {
+    start: usize,
+    /// A part of a transaction counts even without ops.
+    keep_empty: bool,
+    writer: &'w mut LogWriter,
+}
+
+impl Recorder<'_> {
+    /// Adds an op.
+    pub fn op(&mut self, op: &Op<'_>) {
+        op.encode(&mut self.writer.stream);
+    }
+
+    /// Ends the record and returns the position after it, which a reply waits for. `None` if it
+    /// would say nothing: no ops, and no part of a transaction; then nothing was appended.
+    ///
+    /// # Panics
+    /// If the record is over 4 GiB.
+    pub fn finish(self) -> Option<Position> {
+        let stream = &mut self.writer.stream;
+        if !self.keep_empty && stream.len() == self.start + record::PLAIN_PREFIX_BYTES {
+            return None;
+        }
+        record::patch_len(stream, self.start);
+        let end = self.writer.tail();
+        self.writer.data_end = end;
+        // Nothing is left to abandon: the drop below cuts at the end.
+        let mut done = self;
+        done.start = done.writer.stream.len();
+        Some(end)
+    }
+}
+
+impl Drop for Recorder<'_> {
+    fn drop(&mut self) {
+        self.writer.stream.truncate(self.start);
+    }
+}

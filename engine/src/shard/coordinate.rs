@@ -1,0 +1,311 @@
+//! A command on several shards, on the shard that received it: *prepare durably, then apply*.
+//!
+//! 1. Every participant grants intents on the keys, under one ticket; a refusal gives all back and
+//!    comes again behind the holder, with a lead that doubles. Pure reads end here.
+//! 2. Rounds of tasks are executed under the intents ([`super::plan`]), on copies.
+//! 3. The LSN is fixed above the clock of every participant; each logs its part.
+//! 4. When every part is durable, all apply and release, and the reply leaves.
+//!
+//! After step 2 there is only commit, or the process stops: a client that goes away changes
+//! nothing. With one participant there is no protocol: the whole is executed there in one turn.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::resp::{Reply, RespVersion};
+use crate::slot::slot_of;
+use crate::types::{LogId, Lsn, Position, ShardId};
+
+use super::connection::{ConnId, Connection};
+use super::core::ShardCore;
+use super::intent::{Claim, Mode, Ticket};
+use super::message::{Call, ExecuteHere, Granted, Intend, Mail, Task, TaskResult, WatchedKey};
+use super::plan::{Round, Script};
+
+/// The transactions that this shard coordinates.
+#[derive(Debug, Default)]
+pub struct Coordinations {
+    running: HashMap<Ticket, Coordination>,
+    last_number: u64,
+}
+
+#[derive(Debug)]
+struct Coordination {
+    conn: ConnId,
+    slot: u64,
+    version: RespVersion,
+    /// The reply is an array of all replies.
+    exec: bool,
+    script: Script,
+    claims: BTreeMap<ShardId, Claim>,
+    watched: BTreeMap<ShardId, Vec<WatchedKey>>,
+    watch_failed: bool,
+    /// What WATCH found.
+    watching: Vec<WatchedKey>,
+    round: Option<Round>,
+    /// How many participants have not answered yet.
+    awaited: usize,
+    /// The highest clock that was given with a grant.
+    clock: Lsn,
+    now_ms: u64,
+    /// How far behind a holder the next ticket goes.
+    lead: u64,
+}
+
+impl Coordinations {
+    /// A connection is gone; its transactions go on, their replies go nowhere.
+    pub fn forget_connection(&mut self, _conn: ConnId) {}
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+}
+
+impl ShardCore {
+    /// Begins a transaction of a connection, which is blocked until it is over.
+    pub(super) fn coordinate(
+        &mut self,
+        connection: &mut Connection,
+        calls: Vec<(Call, Option<Vec<u8>>)>,
+        exec: bool,
+    ) {
+        let random = self.shared.shard_by_keys(self.next_random_value());
+        let script = Script::new(calls, self.shared.slots, random);
+        let mut claims = script.claims(self.shared.slots);
+        let mut watched: BTreeMap<ShardId, Vec<WatchedKey>> = BTreeMap::new();
+        if exec {
+            for key in std::mem::take(&mut connection.session.watched) {
+                let owner = self.shared.slots.owner(slot_of(&key.key.key));
+                let claim = claims.entry(owner).or_default();
+                if !claim.keys.iter().any(|(held, _)| *held == key.key) {
+                    claim.keys.push((key.key.clone(), Mode::Shared));
+                }
+                watched.entry(owner).or_default().push(key);
+            }
+        }
+        connection.blocked = true;
+        let coordination = Coordination {
+            conn: connection.id,
+            slot: connection.replies.await_reply(),
+            version: connection.session.version,
+            exec,
+            script,
+            claims,
+            watched,
+            watch_failed: false,
+            watching: Vec::new(),
+            round: None,
+            awaited: 0,
+            clock: Lsn::ZERO,
+            now_ms: self.clock.now_ms(),
+            lead: 1,
+        };
+        let number = self.clock.peek().0;
+        match coordination.claims.len() {
+            0 => self.coordinations.finish_later(coordination, number, self.id),
+            1 => self.execute_on_one(coordination, number),
+            _ => self.ask_for_intents(coordination, number),
+        }
+        self.finish_empty();
+    }
+
+    /// All on one shard: executed there in one turn, no intents.
+    fn execute_on_one(&mut self, mut coordination: Coordination, number: u64) {
+        let ticket = self.coordinations.ticket(number, self.id);
+        let shard = *coordination.claims.keys().next().expect("there is one participant");
+        let mut round = coordination.script.round().unwrap_or_default();
+        let tasks = round.tasks.remove(&shard).unwrap_or_default();
+        coordination.round = Some(round);
+        let request = ExecuteHere {
+            ticket,
+            from: (self.id, coordination.conn),
+            version: coordination.version,
+            watched: coordination.watched.get(&shard).cloned().unwrap_or_default(),
+            tasks,
+        };
+        self.coordinations.running.insert(ticket, coordination);
+        self.post(shard, Mail::ExecuteHere(Box::new(request)));
+    }
+
+    /// Step 1, also after a refusal.
+    fn ask_for_intents(&mut self, mut coordination: Coordination, number: u64) {
+        let ticket = self.coordinations.ticket(number, self.id);
+        coordination.awaited = coordination.claims.len();
+        coordination.watch_failed = false;
+        coordination.clock = Lsn::ZERO;
+        coordination.now_ms = self.clock.now_ms();
+        let mut reads = BTreeMap::new();
+        if coordination.script.is_pure_read() {
+            let mut round = coordination.script.round().unwrap_or_default();
+            reads = std::mem::take(&mut round.tasks);
+            coordination.round = Some(round);
+        }
+        for (shard, claim) in &coordination.claims {
+            let request = Intend {
+                ticket,
+                claim: claim.clone(),
+                watched: coordination.watched.get(shard).cloned().unwrap_or_default(),
+                version: coordination.version,
+                now_ms: coordination.now_ms,
+                reads: reads.remove(shard).unwrap_or_default(),
+            };
+            self.post(*shard, Mail::Intend(Box::new(request)));
+        }
+        self.coordinations.running.insert(ticket, coordination);
+    }
+
+    /// A participant holds what was asked. Late grants of a refused ticket are ignored: their
+    /// release is on its way.
+    pub(super) fn granted(&mut self, granted: Granted) {
+        let Granted { ticket, shard, clock, watch_failed, results } = granted;
+        let Some(coordination) = self.coordinations.running.get_mut(&ticket) else { return };
+        coordination.clock = coordination.clock.max(clock);
+        coordination.watch_failed |= watch_failed;
+        if !results.is_empty() {
+            coordination.take_results(shard, results);
+        }
+        coordination.awaited -= 1;
+        if coordination.awaited > 0 {
+            return;
+        }
+        let mut coordination = self.coordinations.take(ticket);
+        if coordination.watch_failed {
+            return self.release_all(ticket, coordination);
+        }
+        if let Some(round) = coordination.round.take() {
+            coordination.absorb(round);
+            return self.release_all(ticket, coordination);
+        }
+        self.next_round(ticket, coordination);
+    }
+
+    /// A participant has executed its tasks.
+    pub(super) fn executed(
+        &mut self,
+        ticket: Ticket,
+        from: ShardId,
+        results: Vec<TaskResult>,
+        watch_failed: bool,
+    ) {
+        let mut coordination = self.coordinations.take(ticket);
+        if coordination.claims.len() == 1 {
+            coordination.watch_failed = watch_failed;
+            if !watch_failed {
+                if !results.is_empty() {
+                    coordination.take_results(from, results);
+                }
+                let round = coordination.round.take().expect("the tasks were a round");
+                coordination.absorb(round);
+            }
+            return self.finish(coordination);
+        }
+        if !coordination.take_results(from, results) {
+            self.coordinations.running.insert(ticket, coordination);
+            return;
+        }
+        let round = coordination.round.take().expect("the tasks were a round");
+        coordination.absorb(round);
+        self.next_round(ticket, coordination);
+    }
+
+    /// Step 2, and then step 3.
+    fn next_round(&mut self, ticket: Ticket, mut coordination: Coordination) {
+        let now_ms = coordination.now_ms;
+        let Some(mut round) = coordination.script.round() else {
+            return self.commit(ticket, coordination);
+        };
+        for (shard, tasks) in std::mem::take(&mut round.tasks) {
+            self.post(shard, Mail::Execute { ticket, now_ms, tasks });
+        }
+        coordination.round = Some(round);
+        self.coordinations.running.insert(ticket, coordination);
+    }
+
+    fn commit(&mut self, ticket: Ticket, mut coordination: Coordination) {
+        self.observe(coordination.clock);
+        let lsn = self.next_lsn();
+        let log_id = |shard| LogId { start: self.start, shard };
+        let participants: Arc<[LogId]> = coordination.claims.keys().copied().map(log_id).collect();
+        coordination.awaited = participants.len();
+        for shard in coordination.claims.keys().copied().collect::<Vec<_>>() {
+            let participants = Arc::clone(&participants);
+            let coordinator = self.log_id();
+            self.post(shard, Mail::Commit { ticket, lsn, coordinator, participants });
+        }
+        self.coordinations.running.insert(ticket, coordination);
+    }
+
+    /// Step 4, when the last part is durable.
+    pub(super) fn logged(&mut self, ticket: Ticket) {
+        let mut coordination = self.coordinations.take(ticket);
+        coordination.awaited -= 1;
+        if coordination.awaited > 0 {
+            self.coordinations.running.insert(ticket, coordination);
+            return;
+        }
+        for shard in coordination.claims.keys() {
+            self.post(*shard, Mail::Apply { ticket });
+        }
+        self.finish(coordination);
+    }
+
+    /// A participant has refused: everything is given back and asked for again, behind the holder.
+    pub(super) fn refused(&mut self, ticket: Ticket, holder: Ticket) {
+        let Some(mut coordination) = self.coordinations.running.remove(&ticket) else { return };
+        for shard in coordination.claims.keys() {
+            self.post(*shard, Mail::Release { ticket });
+        }
+        let number = holder.number.saturating_add(coordination.lead);
+        coordination.lead = coordination.lead.saturating_mul(2);
+        coordination.script.restart();
+        self.ask_for_intents(coordination, number);
+    }
+
+    fn release_all(&mut self, ticket: Ticket, coordination: Coordination) {
+        for shard in coordination.claims.keys() {
+            self.post(*shard, Mail::Release { ticket });
+        }
+        self.finish(coordination);
+    }
+
+    fn finish(&mut self, coordination: Coordination) {
+        let Coordination { conn, slot, version, exec, watched, mut watching, .. } = coordination;
+        for (shard, watched) in watched {
+            let keys = watched.into_iter().map(|watched| watched.key).collect();
+            self.post(shard, Mail::Unwatch { keys });
+        }
+        let mut out = Vec::new();
+        let mut reply = Reply::new(&mut out, version);
+        if !watching.is_empty() {
+            reply.ok();
+            match self.connections.get_mut(conn) {
+                Some(connection) => connection.session.watched.append(&mut watching),
+                None => self.unwatch_all(watching),
+            }
+        } else if coordination.watch_failed {
+            reply.null_array();
+        } else {
+            let replies = coordination.script.replies();
+            if exec {
+                reply.array(replies.len());
+            }
+            replies.for_each(|each| reply.raw(each));
+        }
+        self.answer(conn, slot, out, Position(0));
+        self.unblock(conn);
+    }
+
+    fn finish_empty(&mut self) {
+        if let Some(coordination) = self.coordinations.running.remove(&EMPTY) {
+            self.finish(coordination);
+        }
+    }
+
+    fn unwatch_all(&mut self, watching: Vec<WatchedKey>) {
+        for watched in watching {
+            let owner = self.shared.slots.owner(slot_of(&watched.key.key));
+            self.post(owner, Mail::Unwatch { keys: vec![watched.key] });
+        }
+    }
+}

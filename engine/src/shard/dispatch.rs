@@ -1,0 +1,355 @@
+//! From bytes to a command, and from a command to the shard that executes it.
+//!
+//! A connection's commands keep their order on every shard: each is executed, forwarded or parked
+//! in the order in which it was read. A command on several shards, EXEC and WATCH are barriers:
+//! they begin when every earlier reply is there, and nothing later is read before they are over.
+
+use crate::command::table::{CommandFlags, CommandId, CommandSpec, resolve};
+use crate::resp::{Args, Limits, Progress, Reply};
+use crate::types::ShardId;
+
+use super::connection::{Connection, Queued};
+use super::core::{AdminRequest, ShardCore};
+use super::message::{Call, Forwarded, Mail};
+use super::plan::{Place, place};
+
+/// Memory of the commands that one MULTI may queue.
+const MAX_QUEUED_BYTES: usize = 1 << 30;
+
+impl ShardCore {
+    /// Handles new bytes of a connection, and what it had left over.
+    pub(super) fn read(&mut self, connection: &mut Connection, bytes: &[u8]) {
+        if connection.closing {
+            return;
+        }
+        // The usual case: whole requests in the network's buffer, and nothing left over.
+        if connection.input.is_empty() && !connection.must_wait() {
+            let consumed = self.run(connection, bytes);
+            connection.input.extend_from_slice(&bytes[consumed..]);
+            return;
+        }
+        connection.input.extend_from_slice(bytes);
+        if connection.must_wait() {
+            return;
+        }
+        let mut input = std::mem::take(&mut connection.input);
+        let consumed = self.run(connection, &input);
+        if consumed == input.len() {
+            input.clear();
+            input.shrink_to(KEPT_INPUT_BYTES);
+        } else {
+            input.drain(..consumed);
+        }
+        connection.input = input;
+    }
+
+    /// Runs whole requests from the front of `input`; answers how many bytes they were.
+    fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
+        let mut decoder = std::mem::take(&mut connection.decoder);
+        let mut consumed = 0;
+        while !connection.must_wait() {
+            let limits = if connection.session.authenticated {
+                &Limits::FULL
+            } else {
+                &Limits::UNAUTHENTICATED
+            };
+            let request = &input[consumed..];
+            match decoder.decode(request, limits) {
+                Ok(Progress::Request { consumed: length }) => {
+                    let args = decoder.args(request);
+                    if args.is_empty() {
+                        consumed += length;
+                        continue;
+                    }
+                    if !self.command(connection, args) {
+                        // A barrier that has to wait for earlier replies: read again later.
+                        break;
+                    }
+                    consumed += length;
+                }
+                Ok(Progress::Incomplete { needed_bytes_hint }) => {
+                    connection.input.reserve(needed_bytes_hint.min(MAX_RESERVED_BYTES));
+                    break;
+                }
+                Err(error) => {
+                    connection.error(&format!("ERR {error}"));
+                    connection.closing = true;
+                    consumed = input.len();
+                }
+            }
+        }
+        connection.decoder = decoder;
+        consumed
+    }
+
+    /// Runs the commands of a virtual connection until one has to wait.
+    pub(super) fn run_queue(&mut self, connection: &mut Connection) {
+        while !connection.must_wait() {
+            let Some(args) = connection.queue.pop_front() else { return };
+            if !self.command(connection, args.as_args()) {
+                connection.queue.push_front(args);
+                return;
+            }
+        }
+    }
+
+    /// Handles one command. False if it is a barrier that has to wait for earlier replies.
+    fn command(&mut self, connection: &mut Connection, args: Args<'_>) -> bool {
+        let spec = match resolve(args) {
+            Ok(spec) => spec,
+            Err(error) => {
+                self.refuse(connection, &error.text());
+                return true;
+            }
+        };
+        connection.active_at_micros = self.clock.now_micros();
+        connection.last_command = spec.full_name;
+        if let Some(refusal) = self.refusal(connection, spec) {
+            self.refuse(connection, refusal);
+            return true;
+        }
+        if connection.session.multi.is_some() && !is_multi_control(spec.id) {
+            queue(connection, spec, args);
+            return true;
+        }
+        self.shared.stats(self.id).command();
+        if spec.id == CommandId::Watch {
+            return self.watch(connection, spec, args);
+        }
+        match place(spec, args, self.shared.slots, self.random_shard(spec.id)) {
+            Place::One(owner) if owner == self.id => {
+                self.execute_own(connection, spec, args);
+                true
+            }
+            Place::One(owner) => {
+                self.forward(connection, spec, args, owner);
+                true
+            }
+            Place::Several => {
+                self.barrier(connection, |core, connection| {
+                    let call = call(connection, spec, args);
+                    core.coordinate(connection, vec![(call, None)], false);
+                })
+            }
+            Place::Anywhere => self.keyless(connection, spec, args),
+        }
+    }
+
+    /// A command without keys: of the session, of a transaction, or of the control plane.
+    fn keyless(
+        &mut self,
+        connection: &mut Connection,
+        spec: &'static CommandSpec,
+        args: Args<'_>,
+    ) -> bool {
+        match spec.id {
+            CommandId::Multi => self.multi(connection),
+            CommandId::Discard => self.discard(connection),
+            CommandId::Unwatch => {
+                self.unwatch(connection);
+                connection.reply(|reply| reply.ok());
+            }
+            CommandId::Exec => {
+                return self.barrier(connection, |core, connection| core.exec(connection));
+            }
+            id if is_admin(id) => {
+                return self.barrier(connection, |core, connection| {
+                    core.ask_control_plane(connection, args);
+                });
+            }
+            _ => self.session_command(connection, spec, args),
+        }
+        true
+    }
+
+    /// Why a command is not run at all, as an error reply.
+    fn refusal(&self, connection: &Connection, spec: &CommandSpec) -> Option<&'static str> {
+        if !connection.session.authenticated && !spec.flags.contains(CommandFlags::NO_AUTH) {
+            return Some("NOAUTH Authentication required.");
+        }
+        if self.loading && !spec.flags.contains(CommandFlags::LOADING) {
+            return Some(self.shared.loading_error());
+        }
+        if spec.flags.contains(CommandFlags::WRITE) && self.journal.is_out_of_space() {
+            return Some(self.shared.out_of_space_error());
+        }
+        None
+    }
+
+    /// Answers an error; inside MULTI it also breaks the transaction.
+    fn refuse(&mut self, connection: &mut Connection, text: &str) {
+        if let Some(queued) = &mut connection.session.multi {
+            queued.broken = true;
+        }
+        connection.error(text);
+    }
+
+    /// Runs a barrier if every earlier reply is there.
+    fn barrier(
+        &mut self,
+        connection: &mut Connection,
+        run: impl FnOnce(&mut Self, &mut Connection),
+    ) -> bool {
+        if connection.replies.awaited() > 0 {
+            return false;
+        }
+        run(self, connection);
+        true
+    }
+
+    fn forward(
+        &mut self,
+        connection: &mut Connection,
+        spec: &'static CommandSpec,
+        args: Args<'_>,
+        owner: ShardId,
+    ) {
+        self.shared.stats(self.id).forwarded();
+        let slot = connection.replies.await_reply();
+        let (conn, version) = (connection.id, connection.session.version);
+        let call = call(connection, spec, args);
+        self.post(owner, Mail::Command(Box::new(Forwarded { conn, slot, version, call })));
+    }
+
+    fn ask_control_plane(&mut self, connection: &mut Connection, args: Args<'_>) {
+        connection.blocked = true;
+        self.effects.admin.push(AdminRequest {
+            conn: connection.id,
+            slot: connection.replies.await_reply(),
+            version: connection.session.version,
+            args: args.to_buf(),
+        });
+    }
+
+    /// A shard that has keys, for RANDOMKEY: chosen by how many.
+    fn random_shard(&mut self, id: CommandId) -> ShardId {
+        if id != CommandId::Randomkey {
+            return self.id;
+        }
+        let random = self.next_random();
+        self.shared.shard_by_keys(random)
+    }
+
+    /// A random number that the seed determines (splitmix64).
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn multi(&mut self, connection: &mut Connection) {
+        if connection.session.multi.is_some() {
+            return connection.error("ERR MULTI calls can not be nested");
+        }
+        connection.session.multi = Some(Queued::default());
+        connection.reply(|reply| reply.ok());
+    }
+
+    fn watch(
+        &mut self,
+        connection: &mut Connection,
+        spec: &'static CommandSpec,
+        args: Args<'_>,
+    ) -> bool {
+        if connection.session.multi.is_some() {
+            connection.error("ERR WATCH inside MULTI is not allowed");
+            return true;
+        }
+        self.barrier(connection, |core, connection| {
+            let call = call(connection, spec, args);
+            core.coordinate(connection, vec![(call, None)], false);
+        })
+    }
+
+    fn discard(&mut self, connection: &mut Connection) {
+        if connection.session.multi.take().is_none() {
+            return connection.error("ERR DISCARD without MULTI");
+        }
+        self.unwatch(connection);
+        connection.reply(|reply| reply.ok());
+    }
+
+    fn exec(&mut self, connection: &mut Connection) {
+        let Some(queued) = connection.session.multi.take() else {
+            return connection.error("ERR EXEC without MULTI");
+        };
+        if queued.broken {
+            self.unwatch(connection);
+            return connection
+                .error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        let calls = queued.calls.into_iter().map(|mut call| {
+            // A SELECT among them was carried out just before: it is for what comes after it.
+            call.db = connection.session.db;
+            let reply = self.answer_in_exec(connection, &call);
+            (call, reply)
+        });
+        let calls = calls.collect();
+        self.coordinate(connection, calls, true);
+    }
+
+    /// The reply of a command without keys inside EXEC; `None` for one that shards execute.
+    fn answer_in_exec(&mut self, connection: &mut Connection, call: &Call) -> Option<Vec<u8>> {
+        let args = call.args.as_args();
+        let place = place(call.spec, args, self.shared.slots, self.id);
+        if place != Place::Anywhere {
+            return None;
+        }
+        let mut reply = Vec::new();
+        if is_admin(call.spec.id) {
+            Reply::new(&mut reply, connection.session.version)
+                .error("ERR Command not allowed inside a transaction");
+        } else {
+            self.session_reply(connection, call.spec, args, &mut reply);
+        }
+        Some(reply)
+    }
+}
+
+/// Input buffers above this are not kept.
+const KEPT_INPUT_BYTES: usize = 64 << 10;
+/// No more than this is reserved for an argument before it begins to arrive.
+const MAX_RESERVED_BYTES: usize = 1 << 20;
+
+/// The commands that mean themselves also between MULTI and EXEC.
+fn is_multi_control(id: CommandId) -> bool {
+    use CommandId as C;
+    matches!(id, C::Multi | C::Exec | C::Discard | C::Quit | C::Reset | C::Watch)
+}
+
+/// The commands that the control plane answers.
+fn is_admin(id: CommandId) -> bool {
+    use CommandId as C;
+    matches!(
+        id,
+        C::SnapshotCreate
+            | C::SnapshotList
+            | C::SnapshotShow
+            | C::SnapshotVerify
+            | C::SnapshotDelete
+            | C::SnapshotStatus
+            | C::Bgsave
+            | C::Save
+            | C::Lastsave
+            | C::Shutdown
+    )
+}
+
+fn call(connection: &Connection, spec: &'static CommandSpec, args: Args<'_>) -> Call {
+    Call { spec, db: connection.session.db, args: args.to_buf() }
+}
+
+fn queue(connection: &mut Connection, spec: &'static CommandSpec, args: Args<'_>) {
+    let call = call(connection, spec, args);
+    let size_bytes = call.args.size_bytes();
+    let queued = connection.session.multi.as_mut().expect("MULTI is open");
+    if queued.size_bytes + size_bytes > MAX_QUEUED_BYTES {
+        queued.broken = true;
+        return connection.error("ERR too many bytes are queued in this transaction");
+    }
+    queued.size_bytes += size_bytes;
+    queued.calls.push(call);
+    connection.reply(|reply| reply.simple("QUEUED"));
+}

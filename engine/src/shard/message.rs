@@ -1,0 +1,219 @@
+//! What shards say to each other. One enum; every variant says who sends it, what it is answered
+//! with, and why it cannot be lost.
+//!
+//! Mail between two shards of one process arrives in the order in which it was sent, and is lost
+//! only when the process ends: then every shard is lost with it, and the log decides (DESIGN §4).
+//! Every batch carries its sender's clock, and the receiver moves past it before it reads the rest.
+
+use std::sync::Arc;
+
+use crate::command::table::CommandSpec;
+use crate::keyspace::OwnedEntry;
+use crate::resp::{ArgsBuf, RespVersion};
+use crate::types::{DbIndex, LogId, Lsn, ShardId};
+
+use super::connection::ConnId;
+use super::intent::{Claim, DbKey, Ticket};
+
+/// What one shard sends another in one turn.
+#[derive(Debug)]
+pub struct Batch {
+    /// The sender's clock: at or above every LSN that the mail depends on.
+    pub clock: Lsn,
+    /// In order.
+    pub mail: Vec<Mail>,
+}
+
+/// One message between two shards.
+#[derive(Debug)]
+pub enum Mail {
+    /// The shard of a connection, to the owner of the command's keys. Answered with [`Mail::Reply`]
+    /// once what it reveals is durable.
+    Command(Box<Forwarded>),
+    /// The owner, to the shard of the connection. Not answered.
+    Reply {
+        /// The connection that waits.
+        conn: ConnId,
+        /// Its reply slot.
+        slot: u64,
+        /// The encoded reply.
+        reply: Vec<u8>,
+    },
+    /// A coordinator whose transaction has this shard as its only participant. Executed in one
+    /// turn like a plain command, and answered with [`Mail::Executed`] once it is durable.
+    ExecuteHere(Box<ExecuteHere>),
+    /// Step 1: a coordinator asks a participant for intents. Answered with [`Mail::Granted`], maybe
+    /// much later, or [`Mail::Refused`].
+    Intend(Box<Intend>),
+    /// A participant holds what was asked. It keeps it until `Apply` or `Release`.
+    Granted(Box<Granted>),
+    /// A participant cannot wait under this ticket; it holds nothing. The coordinator releases the
+    /// others and comes again behind `holder`.
+    Refused {
+        /// The refused ticket.
+        ticket: Ticket,
+        /// The highest ticket in its way.
+        holder: Ticket,
+    },
+    /// Step 2: the coordinator has tasks executed under the intents, on copies of their keys.
+    /// Answered with [`Mail::Executed`]. There can be several rounds.
+    Execute {
+        /// The transaction.
+        ticket: Ticket,
+        /// The instant of the transaction, in milliseconds since the Unix epoch.
+        now_ms: u64,
+        /// In the order of the commands.
+        tasks: Vec<Task>,
+    },
+    /// The results of [`Mail::Execute`] or [`Mail::ExecuteHere`], in the order of the tasks.
+    Executed {
+        /// The transaction.
+        ticket: Ticket,
+        /// The participant.
+        from: ShardId,
+        /// One for each task; empty if a watched key had changed (`ExecuteHere`).
+        results: Vec<TaskResult>,
+        /// A watched key had changed, and nothing was executed.
+        watch_failed: bool,
+    },
+    /// Step 3: the coordinator has fixed the LSN; the participant logs its part. Answered with
+    /// [`Mail::Logged`] when that is durable (at once under `everysec` and `never`).
+    Commit {
+        /// The transaction.
+        ticket: Ticket,
+        /// The one LSN of its records.
+        lsn: Lsn,
+        /// The log of the coordinator.
+        coordinator: LogId,
+        /// The logs of all participants, this one too.
+        participants: Arc<[LogId]>,
+    },
+    /// A participant's part is durable.
+    Logged {
+        /// The transaction.
+        ticket: Ticket,
+    },
+    /// Step 4: durable everywhere. The participant applies its part and gives the intents back.
+    Apply {
+        /// The transaction.
+        ticket: Ticket,
+    },
+    /// The coordinator gives intents back unused: a pure read, a refusal elsewhere, a failed WATCH.
+    Release {
+        /// The transaction.
+        ticket: Ticket,
+    },
+    /// A connection's shard, to the owner: these watches are over. Not answered.
+    Unwatch {
+        /// The keys, one for each time they were watched.
+        keys: Vec<DbKey>,
+    },
+}
+
+/// A command that came to a shard which does not own its keys.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// The connection that waits for the reply.
+    pub conn: ConnId,
+    /// Its reply slot.
+    pub slot: u64,
+    /// How to encode the reply.
+    pub version: RespVersion,
+    /// The command.
+    pub call: Call,
+}
+
+/// A command with its arguments, ready to be executed on a shard.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Which command.
+    pub spec: &'static CommandSpec,
+    /// The connection's database.
+    pub db: DbIndex,
+    /// Its arguments, the name first.
+    pub args: ArgsBuf,
+}
+
+/// A watched key and what it was when WATCH saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedKey {
+    /// The key.
+    pub key: DbKey,
+    /// The count of changes of the key on its shard.
+    pub version: u64,
+    /// Whether the key existed: one that expires before EXEC has changed.
+    pub existed: bool,
+}
+
+/// A transaction with one participant.
+#[derive(Debug)]
+pub struct ExecuteHere {
+    /// Names it to its coordinator; no intent is taken.
+    pub ticket: Ticket,
+    /// The coordinator and the connection: keeps that connection's commands in order.
+    pub from: (ShardId, ConnId),
+    /// How to encode replies.
+    pub version: RespVersion,
+    /// All must be unchanged.
+    pub watched: Vec<WatchedKey>,
+    /// In order, as one atomic record.
+    pub tasks: Vec<Task>,
+}
+
+/// A request for intents.
+#[derive(Debug)]
+pub struct Intend {
+    /// The transaction, and its place in the queue.
+    pub ticket: Ticket,
+    /// What it needs here.
+    pub claim: Claim,
+    /// Checked when the claim is granted.
+    pub watched: Vec<WatchedKey>,
+    /// How to encode replies.
+    pub version: RespVersion,
+    /// The instant of the transaction, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// The tasks of a pure read, done with the grant; empty otherwise.
+    pub reads: Vec<Task>,
+}
+
+/// A grant.
+#[derive(Debug)]
+pub struct Granted {
+    /// The transaction.
+    pub ticket: Ticket,
+    /// The participant.
+    pub shard: ShardId,
+    /// The participant's clock: the LSN must be above it.
+    pub clock: Lsn,
+    /// A watched key had changed.
+    pub watch_failed: bool,
+    /// The results of the reads; what they reveal is durable.
+    pub results: Vec<TaskResult>,
+}
+
+/// One thing that a transaction does on one shard.
+#[derive(Debug)]
+pub enum Task {
+    /// A command, or the part of it that concerns this shard.
+    Call(Call),
+    /// Takes an owned copy of an entry, for RENAME and COPY to another shard.
+    Fetch(DbKey),
+    /// Sets a key to a fetched entry.
+    Store(DbKey, Box<OwnedEntry>),
+    /// Watches keys from here on.
+    Watch(Vec<DbKey>),
+}
+
+/// What a [`Task`] gives.
+#[derive(Debug)]
+pub enum TaskResult {
+    /// The encoded reply of a call.
+    Reply(Vec<u8>),
+    /// A fetched entry.
+    Entry(Option<Box<OwnedEntry>>),
+    /// A store is done.
+    Stored,
+    /// The watches as they stand.
+    Watching(Vec<WatchedKey>),
+}

@@ -1,0 +1,259 @@
+//! A command on several shards, on a shard that takes part: hold, execute on copies, log, apply.
+//!
+//! Under its intents the keys of a transaction are read and changed on *copies*; what it changed
+//! is kept as ops. The keyspace itself changes in [`ShardCore::apply_part`], when the ops are
+//! durable everywhere, by the same code that replays a log. So nothing can depend on a transaction
+//! that a crash may still undo, and there is nothing to roll back.
+
+use std::collections::HashMap;
+
+use crate::command::{self, Context};
+use crate::entry::Op;
+use crate::keyspace::Keyspace;
+use crate::log::TxnPart;
+use crate::resp::{Reply, RespVersion};
+use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
+
+use super::core::ShardCore;
+use super::intent::{DbKey, Outcome, Ticket};
+use super::message::{Call, Granted, Intend, Mail, Task, TaskResult};
+
+/// The transactions that this shard takes part in.
+#[derive(Debug, Default)]
+pub struct Participations {
+    waiting: HashMap<Ticket, Intend>,
+    granted: HashMap<Ticket, Participation>,
+    /// Where copies of keys live while tasks are executed; empty in between.
+    scratch: Option<Box<Keyspace>>,
+}
+
+/// One of them, from grant to release.
+#[derive(Debug)]
+struct Participation {
+    /// The clock that was given with the grant: the LSN will be above it.
+    clock: Lsn,
+    keys: Vec<DbKey>,
+    version: RespVersion,
+    whole_shard: bool,
+    /// What its tasks changed so far.
+    ops: Vec<u8>,
+    /// Its LSN and the position of its record, once it is logged.
+    logged: Option<(Lsn, Position)>,
+}
+
+impl Participations {
+    /// The lowest clock that was given with a still unresolved grant.
+    pub fn lowest_clock(&self) -> Option<Lsn> {
+        self.granted.values().map(|participation| participation.clock).min()
+    }
+}
+
+impl ShardCore {
+    /// The closed LSN: no record at or below it can appear on this shard any more.
+    pub fn closed_lsn(&self) -> Lsn {
+        let clock = self.clock.closed();
+        self.participations.lowest_clock().map_or(clock, |lowest| lowest.min(clock))
+    }
+
+    /// Step 1: a coordinator asks for intents.
+    pub(super) fn intend(&mut self, request: Intend) {
+        let ticket = request.ticket;
+        match self.intents.request(ticket, request.claim.clone()) {
+            Outcome::Granted => self.grant(request),
+            Outcome::Waiting => {
+                self.participations.waiting.insert(ticket, request);
+            }
+            Outcome::Refused(holder) => self.post(ticket.shard, Mail::Refused { ticket, holder }),
+        }
+    }
+
+    fn grant(&mut self, request: Intend) {
+        let Intend { ticket, claim, watched, version, now_ms, reads } = request;
+        let watch_failed = self.watch_failed(&watched, now_ms);
+        let mut gate = Position(0);
+        let mut results = Vec::with_capacity(reads.len());
+        for task in reads {
+            let result = match task {
+                Task::Call(call) => {
+                    let (reply, position) = self.perform_read(&call, version, now_ms);
+                    gate = gate.max(position);
+                    TaskResult::Reply(reply)
+                }
+                Task::Watch(keys) => {
+                    gate = gate.max(self.gate_of_keys(&keys));
+                    TaskResult::Watching(self.watch_keys(keys, now_ms))
+                }
+                Task::Fetch(_) | Task::Store(..) => unreachable!("a pure read only reads"),
+            };
+            results.push(result);
+        }
+        if watch_failed {
+            let keys: Vec<_> = watched.into_iter().map(|watched| watched.key).collect();
+            gate = gate.max(self.gate_of_keys(&keys));
+        }
+        let clock = self.clock.closed();
+        let participation = Participation {
+            clock,
+            keys: claim.keys.into_iter().map(|(key, _)| key).collect(),
+            version,
+            whole_shard: claim.whole_shard,
+            ops: Vec::new(),
+            logged: None,
+        };
+        self.participations.granted.insert(ticket, participation);
+        let granted = Granted { ticket, shard: self.id, clock, watch_failed, results };
+        self.post_durable(ticket.shard, Mail::Granted(Box::new(granted)), gate);
+    }
+
+    /// Step 2: executes tasks on copies of the transaction's keys.
+    pub(super) fn execute_tasks(&mut self, ticket: Ticket, now_ms: u64, tasks: Vec<Task>) {
+        let mut participation =
+            self.participations.granted.remove(&ticket).expect("a coordinator keeps its grant");
+        let mut scratch = match self.participations.scratch.take() {
+            Some(scratch) => scratch,
+            None => Box::new(Keyspace::new(self.keyspace.slots(), self.keyspace.hash_seed())),
+        };
+        self.fill_scratch(&mut scratch, &participation);
+        self.changes.reset(true);
+        let version = participation.version;
+        let results = tasks
+            .into_iter()
+            .map(|task| self.execute_task(&mut scratch, task, version, now_ms))
+            .collect();
+        participation.ops.extend_from_slice(&self.changes.ops);
+        for key in &participation.keys {
+            let key = scratch.key(key.db, &key.key);
+            scratch.remove(&key);
+        }
+        debug_assert_eq!(scratch.total_len(), 0, "a transaction touches only keys it holds");
+        self.participations.scratch = Some(scratch);
+        self.participations.granted.insert(ticket, participation);
+        let mail = Mail::Executed { ticket, from: self.id, results, watch_failed: false };
+        self.post(ticket.shard, mail);
+    }
+
+    /// Copies the keys as they are for this transaction: the keyspace and its own changes so far.
+    fn fill_scratch(&self, scratch: &mut Keyspace, participation: &Participation) {
+        for key in &participation.keys {
+            let key = self.keyspace.key(key.db, &key.key);
+            if let Some(entry) = self.keyspace.get(&key) {
+                scratch.put_owned(&key, entry.to_owned());
+            }
+        }
+        apply_ops(scratch, &participation.ops);
+    }
+
+    fn execute_task(
+        &mut self,
+        scratch: &mut Keyspace,
+        task: Task,
+        version: RespVersion,
+        now_ms: u64,
+    ) -> TaskResult {
+        match task {
+            Task::Call(call) if call.spec.keys.is_none() && !is_flush(&call) => {
+                // KEYS, DBSIZE, SCAN, RANDOMKEY observe the shard, not the transaction.
+                let changes = std::mem::take(&mut self.changes);
+                let (reply, _) = self.perform_read(&call, version, now_ms);
+                self.changes = changes;
+                TaskResult::Reply(reply)
+            }
+            Task::Call(Call { spec, db, args }) => {
+                let mut reply = Vec::new();
+                let mut context = Context::new(db, now_ms, 0, scratch, &mut self.changes);
+                let mut encoder = Reply::new(&mut reply, version);
+                command::execute(spec.id, &mut context, args.as_args(), &mut encoder);
+                TaskResult::Reply(reply)
+            }
+            Task::Fetch(key) => {
+                let context = Context::new(key.db, now_ms, 0, scratch, &mut self.changes);
+                let entry = context.get_owned(&context.key(&key.key));
+                TaskResult::Entry(entry.map(Box::new))
+            }
+            Task::Store(key, entry) => {
+                let mut context = Context::new(key.db, now_ms, 0, scratch, &mut self.changes);
+                let key = context.key(&key.key);
+                context.put_entry(&key, *entry);
+                TaskResult::Stored
+            }
+            Task::Watch(_) => unreachable!("WATCH is no part of a transaction"),
+        }
+    }
+
+    /// Step 3: logs this shard's part under the LSN of the transaction, also if it only read: the
+    /// log's order then makes durable what it read.
+    pub(super) fn log_part(
+        &mut self,
+        ticket: Ticket,
+        lsn: Lsn,
+        coordinator: LogId,
+        participants: &[LogId],
+    ) {
+        self.observe(lsn);
+        let relaxed = self.journal.fsync() != Fsync::Always;
+        let participation =
+            self.participations.granted.get_mut(&ticket).expect("a coordinator keeps its grant");
+        assert!(lsn > participation.clock, "the LSN is above every clock given with a grant");
+        let id = TxnId { lsn, coordinator };
+        let part = TxnPart { id, participants, relaxed };
+        let position = self.journal.append(lsn, Some(part), &participation.ops);
+        self.cut.tee(lsn, &participation.ops);
+        participation.logged = Some((lsn, position));
+        let gate = self.gated(position);
+        self.post_durable(ticket.shard, Mail::Logged { ticket }, gate);
+    }
+
+    /// Step 4: durable everywhere; the part takes effect and the intents are given back.
+    pub(super) fn apply_part(&mut self, ticket: Ticket) {
+        let participation =
+            self.participations.granted.remove(&ticket).expect("a coordinator keeps its grant");
+        let (lsn, position) = participation.logged.expect("a part is logged before it is applied");
+        self.before_resolution(&participation.keys, participation.whole_shard, Some(lsn));
+        apply_ops(&mut self.keyspace, &participation.ops);
+        self.after_resolution(&participation.keys, participation.whole_shard, Some(lsn));
+        self.watches.changed(&participation.ops);
+        if participation.whole_shard {
+            self.keyspace.touch_all(position);
+        }
+        for key in &participation.keys {
+            let slot = self.keyspace.key(key.db, &key.key).slot;
+            self.keyspace.touch(slot, position);
+        }
+        self.give_back(ticket);
+    }
+
+    /// The coordinator does not need the intents (any more).
+    pub(super) fn release_part(&mut self, ticket: Ticket) {
+        self.participations.waiting.remove(&ticket);
+        if let Some(participation) = self.participations.granted.remove(&ticket) {
+            assert!(participation.logged.is_none(), "what is logged is applied");
+            self.before_resolution(&participation.keys, participation.whole_shard, None);
+            self.after_resolution(&participation.keys, participation.whole_shard, None);
+        }
+        self.give_back(ticket);
+    }
+
+    fn give_back(&mut self, ticket: Ticket) {
+        if self.intents.release(ticket).is_none() {
+            return;
+        }
+        self.retry_parked();
+        while let Some(next) = self.intents.grant_next() {
+            let request = self.participations.waiting.remove(&next);
+            self.grant(request.expect("a waiting claim has its request"));
+        }
+    }
+}
+
+fn is_flush(call: &Call) -> bool {
+    use crate::command::table::CommandId as C;
+    matches!(call.spec.id, C::Flushall | C::Flushdb)
+}
+
+/// Applies ops that our own encoder wrote.
+pub(super) fn apply_ops(keyspace: &mut Keyspace, mut ops: &[u8]) {
+    while !ops.is_empty() {
+        let op = Op::decode(&mut ops).expect("our own encoder wrote the ops");
+        keyspace.apply(&op);
+    }
+}

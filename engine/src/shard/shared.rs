@@ -1,0 +1,233 @@
+//! What all shards of one engine share: the slot map, settings that CONFIG changes, counters that
+//! INFO adds up, and the addresses that CLUSTER names. Nothing on the path of a command writes
+//! anything here but its own shard's counters.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::slot::SlotMap;
+use crate::types::{DATABASE_COUNT, Fsync, ShardId};
+
+/// What is shared.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who owns which slot.
+    pub slots: SlotMap,
+    /// What was configured and cannot be changed while running.
+    pub identity: ServerIdentity,
+    settings: RwLock<Settings>,
+    stats: Vec<ShardStats>,
+    /// The ports of the listeners, once they are bound.
+    pub ports: OnceLock<Ports>,
+    next_client_id: AtomicU64,
+    loading_texts: LoadingTexts,
+    /// The engine is stopping: shards drain and end.
+    pub stopping: AtomicBool,
+}
+
+/// Who this server says it is.
+#[derive(Clone, Debug)]
+pub struct ServerIdentity {
+    /// 40 hexadecimal digits, new for each start.
+    pub run_id: String,
+    /// 40 hexadecimal digits by which clusters clients know shard `n`: this with `n` added.
+    pub node_base: String,
+    /// `--node-name`.
+    pub node_name: Option<String>,
+    /// `--announce-host`.
+    pub announce_host: Option<String>,
+    /// The data directory, or none.
+    pub data_dir: Option<String>,
+    /// When replies may leave.
+    pub fsync: Fsync,
+    /// Whether there is a log.
+    pub log: bool,
+    /// When the engine started, in microseconds since the Unix epoch.
+    pub started_at_micros: u64,
+}
+
+/// What CONFIG SET may change.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `requirepass`; empty is none.
+    pub password: Vec<u8>,
+    /// `maxclients`, of all shards.
+    pub max_clients: u64,
+    /// Close a client that was idle for longer, in seconds; 0 is never.
+    pub timeout_s: u64,
+}
+
+impl Settings {
+    /// Whether clients have to authenticate.
+    pub fn requires_password(&self) -> bool {
+        !self.password.is_empty()
+    }
+}
+
+/// Where the engine listens.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    /// The common port.
+    pub common: Option<SocketAddr>,
+    /// The port of each shard.
+    pub shards: Vec<SocketAddr>,
+}
+
+/// The counters of one shard. Each is written by its shard alone.
+#[derive(Debug, Default)]
+pub struct ShardStats {
+    /// Keys by database.
+    pub keys: [AtomicU64; DATABASE_COUNT as usize],
+    /// Keys with an expiry.
+    pub expiring: AtomicU64,
+    /// Bytes of keys, values and tables.
+    pub memory_bytes: AtomicU64,
+    /// Commands received from clients.
+    pub commands: AtomicU64,
+    /// Of those, how many another shard had to execute.
+    pub commands_forwarded: AtomicU64,
+    /// Keys removed since they were past their expiry.
+    pub expired_keys: AtomicU64,
+    /// Open connections.
+    pub connections: AtomicU64,
+    /// Connections since the start.
+    pub connections_received: AtomicU64,
+    /// The end of the log.
+    pub log_tail: AtomicU64,
+    /// How much of it is durable.
+    pub log_durable: AtomicU64,
+    /// Bytes of segment files that are kept.
+    pub log_bytes: AtomicU64,
+    /// Transactions on several shards that this shard coordinated.
+    pub transactions: AtomicU64,
+    /// The highest LSN given or seen.
+    pub lsn: AtomicU64,
+}
+
+impl ShardStats {
+    /// Counts a command.
+    pub fn command(&self) {
+        bump(&self.commands, 1);
+    }
+
+    /// Counts a command that went to another shard.
+    pub fn forwarded(&self) {
+        bump(&self.commands_forwarded, 1);
+    }
+
+    /// Counts a new connection.
+    pub fn accepted(&self) {
+        bump(&self.connections, 1);
+        bump(&self.connections_received, 1);
+    }
+
+    /// Counts the end of a connection.
+    pub fn disconnected(&self) {
+        bump(&self.connections, u64::MAX);
+    }
+
+    /// All keys.
+    pub fn total_keys(&self) -> u64 {
+        self.keys.iter().map(|keys| keys.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Adds to a counter that only this thread writes: no locked instruction is needed.
+pub fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+/// The `-LOADING` reply, with the progress; replaced as it goes.
+#[derive(Debug, Default)]
+struct LoadingTexts {
+    entries: AtomicU64,
+}
+
+impl Shared {
+    /// The shared state of an engine that begins.
+    pub fn new(slots: SlotMap, identity: ServerIdentity, settings: Settings) -> Self {
+        Self {
+            slots,
+            identity,
+            settings: RwLock::new(settings),
+            stats: (0..slots.shards()).map(|_| ShardStats::default()).collect(),
+            ports: OnceLock::new(),
+            next_client_id: AtomicU64::new(1),
+            loading_texts: LoadingTexts::default(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The settings as they are.
+    pub fn settings(&self) -> RwLockReadGuard<'_, Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The settings, to change them.
+    pub fn settings_mut(&self) -> RwLockWriteGuard<'_, Settings> {
+        self.settings.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The counters of a shard.
+    pub fn stats(&self, shard: ShardId) -> &ShardStats {
+        &self.stats[shard.0 as usize]
+    }
+
+    /// The counters of all shards.
+    pub fn all_stats(&self) -> &[ShardStats] {
+        &self.stats
+    }
+
+    /// The sum of one counter over all shards.
+    pub fn sum(&self, counter: impl Fn(&ShardStats) -> &AtomicU64) -> u64 {
+        let value = |stats| counter(stats).load(Ordering::Relaxed);
+        self.stats.iter().map(value).fold(0, u64::wrapping_add)
+    }
+
+    /// A number for CLIENT ID.
+    pub fn next_client_id(&self) -> u64 {
+        self.next_client_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A shard, chosen by its share of the keys.
+    pub fn shard_by_keys(&self, random: u64) -> ShardId {
+        let total: u64 = self.stats.iter().map(ShardStats::total_keys).sum();
+        if total == 0 {
+            return ShardId(0);
+        }
+        let mut rest = random % total;
+        for (shard, stats) in self.stats.iter().enumerate() {
+            let keys = stats.total_keys();
+            if rest < keys {
+                return ShardId(shard as u16);
+            }
+            rest -= keys;
+        }
+        ShardId(0)
+    }
+
+    /// Notes how many entries and records were loaded so far.
+    pub fn loaded(&self, entries: u64) {
+        self.loading_texts.entries.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// How many entries and records were loaded so far.
+    pub fn loaded_entries(&self) -> u64 {
+        self.loading_texts.entries.load(Ordering::Relaxed)
+    }
+
+    /// The reply to commands while the keyspace is loaded.
+    pub fn loading_error(&self) -> String {
+        format!(
+            "LOADING Cutwater is loading the dataset in memory ({} entries so far)",
+            self.loaded_entries()
+        )
+    }
+
+    /// The reply to writes while the log has no room.
+    pub fn out_of_space_error(&self) -> String {
+        let dir = self.identity.data_dir.as_deref().unwrap_or("the data directory");
+        format!("MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves")
+    }
+}
