@@ -4,7 +4,7 @@
 use super::table::resolve;
 use super::*;
 use crate::entry::Op;
-use crate::keyspace::{Keyspace, LARGE_VALUE_BYTES, OwnedEntry, ScanCursor};
+use crate::keyspace::{Keyspace, LARGE_VALUE_BYTES, OwnedEntry};
 use crate::resp::{ArgsBuf, RespVersion};
 use crate::slot::SLOT_COUNT;
 use crate::types::{DATABASE_COUNT, DbIndex, Slot};
@@ -124,16 +124,17 @@ fn golden_scripts() {
     run_script("slots", include_str!("golden/slots.txt"));
 }
 
-/// All that a keyspace holds, in a fixed order.
+/// All that a keyspace holds of the keys that the templates use, in a fixed order; and it must not
+/// hold any others.
 fn contents(keyspace: &Keyspace) -> Vec<OwnedEntry> {
     let mut entries = Vec::new();
     for db in (0..DATABASE_COUNT).map(DbIndex) {
-        let mut next = Some(ScanCursor::of_slot(Slot(0)));
-        while let Some(cursor) = next {
-            next = keyspace.scan(cursor, db, 10_000, |entry| entries.push(entry.to_owned()));
+        for key in KEYS {
+            let entry = keyspace.get(&keyspace.key(db, key.as_bytes()));
+            entries.extend(entry.map(|entry| entry.to_owned()));
         }
     }
-    entries.sort_by(|a, b| (a.db, &a.key).cmp(&(b.db, &b.key)));
+    assert_eq!(entries.len() as u64, keyspace.total_len());
     entries
 }
 
@@ -159,7 +160,7 @@ impl Random {
 fn fill(template: &str, random: &mut Random, now_ms: u64) -> Vec<u8> {
     let near_ms = [0, 1, 10, 1_000, 60_000][random.next() as usize % 5];
     match template {
-        "<k>" => random.one_of(&["a", "b", "c", "d", "{a}e", ""]).into(),
+        "<k>" => random.one_of(KEYS).into(),
         "<v>" => match random.next() % 8 {
             0 => vec![b'v'; LARGE_VALUE_BYTES + random.next() as usize % 100_000],
             1 => Vec::new(),
@@ -177,6 +178,9 @@ fn fill(template: &str, random: &mut Random, now_ms: u64) -> Vec<u8> {
         literal => literal.into(),
     }
 }
+
+/// The keys of the templates.
+const KEYS: &[&str] = &["a", "b", "c", "d", "{a}e", ""];
 
 const TEMPLATES: &[&str] = &[
     "SET <k> <v>",
