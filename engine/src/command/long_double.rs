@@ -2,8 +2,9 @@
 //! bit for bit as on x86-64: 64 bits of significand, rounded to nearest, ties to even. Pure.
 //!
 //! It is why `10.50 + 0.1` is `10.6`: with 11 more bits than an `f64`, the error of the sum lies
-//! behind the 17 decimals that are printed. Numbers are read as `strtold` reads them (decimal, hexadecimal,
-//! infinity) and written as `%.17Lf` without the zeros at the end (Redis' `ld2string`, LD_STR_HUMAN).
+//! behind the 17 decimals that are printed. Numbers are read as `strtold` reads them (decimal,
+//! hexadecimal, infinity) and written as `%.17Lf` without the zeros at the end (Redis' `ld2string`
+//! with LD_STR_HUMAN).
 
 use super::natural::Natural;
 

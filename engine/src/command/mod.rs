@@ -3,19 +3,21 @@
 //! On a write's journey this is the stage between the decoded request and the record. [`table`]
 //! says what a request is and which keys it touches; the caller routes it to the shards that own
 //! them, checks its number of arguments and what its flags demand, and has it run here by
-//! [`execute`], on the keys of one shard and through a [`Context`]: the keyspace at one instant, and
-//! the place where each change is written down as the [`crate::entry::Op`] that goes to the log.
+//! [`execute`], on the keys of one shard and through a [`Context`]: the keyspace at one instant,
+//! and the place where each change is written down as the [`crate::entry::Op`] that goes to the
+//! log.
 //!
 //! | file | commands |
 //! |---|---|
-//! | [`string`] | SET GET GETDEL SETNX |
-//! | [`number`] | INCR DECR INCRBY DECRBY INCRBYFLOAT, the last with [`long_double`] on [`natural`] |
-//! | [`range`] | APPEND STRLEN SETRANGE GETRANGE |
-//! | [`expiry`] | EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL PERSIST |
+//! | `string` | SET GET GETDEL SETNX |
+//! | `number` | INCR DECR INCRBY DECRBY INCRBYFLOAT, the last on `long_double` and `natural` |
+//! | `range` | APPEND STRLEN SETRANGE GETRANGE |
+//! | `expiry` | EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL PERSIST |
 //! | [`keys`] | DEL UNLINK EXISTS TYPE RENAME COPY |
 //! | [`many`] | MGET MSET MSETNX |
-//! | [`scan`] | SCAN KEYS DBSIZE RANDOMKEY, CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT; with [`glob`] |
+//! | [`scan`] | SCAN KEYS DBSIZE RANDOMKEY, the keys of a slot; patterns are read by [`glob`] |
 //! | [`flush`] | FLUSHALL FLUSHDB |
+//! | [`introspect`] | COMMAND, which needs no key; its syntaxes are read by `syntax` |
 //!
 //! [`parse`] reads arguments, [`error`] has the words of every refusal. Commands on the connection,
 //! the server and transactions belong to [`crate::shard`]; so does a command whose keys lie on

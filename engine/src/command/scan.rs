@@ -161,7 +161,7 @@ pub(super) fn randomkey(context: &mut Context<'_>, reply: &mut Reply<'_>) -> Out
         reply.bulk(entry.key());
         return Ok(());
     }
-    // Nearly all keys have expired: any other will do, from a random slot on and then from the first.
+    // Nearly all keys have expired: any other will do, from a random slot on, then from the first.
     let from = Slot((context.random % u64::from(SLOT_COUNT)) as u16);
     match first_live_from(context, from).or_else(|| first_live_from(context, Slot(0))) {
         Some(key) => reply.bulk(&key),
