@@ -58,7 +58,8 @@ impl Effects {
         self.count == 0
     }
 
-    fn push(&mut self, op: &Op<'_>) {
+    /// Notes a change.
+    pub fn push(&mut self, op: &Op<'_>) {
         self.count += 1;
         if self.encode {
             op.encode(&mut self.ops);

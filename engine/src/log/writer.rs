@@ -529,6 +529,11 @@ impl Recorder<'_> {
         op.encode(&mut self.writer.stream);
     }
 
+    /// Adds ops that were encoded already.
+    pub fn encoded_ops(&mut self, ops: &[u8]) {
+        self.writer.stream.extend_from_slice(ops);
+    }
+
     /// Ends the record and returns the position after it, which a reply waits for. `None` if it
     /// would say nothing: no ops, and no part of a transaction; then nothing was appended.
     ///

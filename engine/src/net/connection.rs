@@ -30,7 +30,8 @@ impl ConnId {
         Self(u64::from(generation) << INDEX_BITS | index)
     }
 
-    fn index(self) -> usize {
+    /// The place in the table, which later connections use again.
+    pub(crate) fn index(self) -> usize {
         usize::try_from(self.0 & ((1 << INDEX_BITS) - 1)).expect("24 bits fit")
     }
 

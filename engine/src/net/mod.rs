@@ -30,7 +30,7 @@ pub mod mailbox;
 pub mod preflight;
 pub mod ring;
 
-pub use connection::ConnId;
+pub use connection::{ConnId, INDEX_BITS};
 pub use doorbell::Doorbell;
 pub use event::{CloseReason, Event, IoToken, ListenerId};
 pub use file::{FileSync, StableBuffer, WriteRequest, WriteSync};

@@ -10,14 +10,11 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use crate::net::ConnId;
 use crate::resp::{ArgsBuf, Decoder, Reply, RespVersion};
 use crate::types::{DbIndex, Position};
 
 use super::message::{Call, WatchedKey};
-
-/// Names a connection of one shard, as long as it lives and never again after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId(pub u64);
 
 /// Bytes of replies that may wait for a slow reader before its requests are no longer read.
 pub const MAX_UNSENT_BYTES: usize = 32 << 20;

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::connection::{ConnId, Connection};
+use crate::net::{ConnId, INDEX_BITS};
+
+use super::connection::Connection;
 
 /// Marks the id of a virtual connection.
 const VIRTUAL: u64 = 1 << 63;
@@ -14,16 +16,13 @@ const VIRTUAL: u64 = 1 << 63;
 impl ConnId {
     /// The id of the `number`th virtual connection.
     pub fn virtual_id(index: u32, generation: u32) -> Self {
-        Self(VIRTUAL | u64::from(generation & 0x7FFF_FFFF) << 32 | u64::from(index))
+        let generation = u64::from(generation) << INDEX_BITS;
+        Self(VIRTUAL | generation | u64::from(index))
     }
 
     /// Whether it names a batch of an embedded client.
     pub fn is_virtual(self) -> bool {
         self.0 & VIRTUAL != 0
-    }
-
-    fn index(self) -> usize {
-        (self.0 & 0xFFFF_FFFF) as usize
     }
 }
 

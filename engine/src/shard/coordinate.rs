@@ -16,10 +16,12 @@ use crate::resp::{Reply, RespVersion};
 use crate::slot::slot_of;
 use crate::types::{LogId, Lsn, Position, ShardId};
 
-use super::connection::{ConnId, Connection};
+use crate::net::ConnId;
+
+use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::{Claim, Mode, Ticket};
-use super::message::{Call, ExecuteHere, Granted, Intend, Mail, Task, TaskResult, WatchedKey};
+use super::message::{Call, ExecuteHere, Granted, Intend, Mail, TaskResult, WatchedKey};
 use super::plan::{Round, Script};
 
 /// The transactions that this shard coordinates.
@@ -40,8 +42,6 @@ struct Coordination {
     claims: BTreeMap<ShardId, Claim>,
     watched: BTreeMap<ShardId, Vec<WatchedKey>>,
     watch_failed: bool,
-    /// What WATCH found.
-    watching: Vec<WatchedKey>,
     round: Option<Round>,
     /// How many participants have not answered yet.
     awaited: usize,
@@ -53,12 +53,22 @@ struct Coordination {
 }
 
 impl Coordinations {
-    /// A connection is gone; its transactions go on, their replies go nowhere.
-    pub fn forget_connection(&mut self, _conn: ConnId) {}
+    /// A ticket that this shard has not used yet, at or above `number`.
+    fn ticket(&mut self, number: u64, shard: ShardId) -> Ticket {
+        self.last_number = number.max(self.last_number + 1);
+        Ticket { number: self.last_number, shard }
+    }
 
-    /// How many are under way.
-    pub fn len(&self) -> usize {
-        self.running.len()
+    fn take(&mut self, ticket: Ticket) -> Coordination {
+        self.running.remove(&ticket).expect("a participant answers a running transaction")
+    }
+}
+
+impl Coordination {
+    /// Takes the results of one shard; true when the round is complete.
+    fn take_results(&mut self, shard: ShardId, results: Vec<TaskResult>) -> bool {
+        let round = self.round.as_mut().expect("results belong to a round");
+        round.results(shard, results)
     }
 }
 
@@ -70,7 +80,10 @@ impl ShardCore {
         calls: Vec<(Call, Option<Vec<u8>>)>,
         exec: bool,
     ) {
-        let random = self.shared.shard_by_keys(self.next_random_value());
+        let random = {
+            let random = self.next_random();
+            self.shared.shard_by_keys(random)
+        };
         let script = Script::new(calls, self.shared.slots, random);
         let mut claims = script.claims(self.shared.slots);
         let mut watched: BTreeMap<ShardId, Vec<WatchedKey>> = BTreeMap::new();
@@ -84,6 +97,15 @@ impl ShardCore {
                 watched.entry(owner).or_default().push(key);
             }
         }
+        if claims.is_empty() {
+            // An EXEC of nothing, or only of commands that this shard has answered.
+            let replies: Vec<u8> = script.replies().flatten().copied().collect();
+            let count = script.replies().len();
+            return connection.reply(|reply| {
+                reply.array(count);
+                reply.raw(&replies);
+            });
+        }
         connection.blocked = true;
         let coordination = Coordination {
             conn: connection.id,
@@ -94,7 +116,6 @@ impl ShardCore {
             claims,
             watched,
             watch_failed: false,
-            watching: Vec::new(),
             round: None,
             awaited: 0,
             clock: Lsn::ZERO,
@@ -102,12 +123,12 @@ impl ShardCore {
             lead: 1,
         };
         let number = self.clock.peek().0;
-        match coordination.claims.len() {
-            0 => self.coordinations.finish_later(coordination, number, self.id),
-            1 => self.execute_on_one(coordination, number),
-            _ => self.ask_for_intents(coordination, number),
+        self.shared.stats(self.id).transaction();
+        if coordination.claims.len() == 1 {
+            self.execute_on_one(coordination, number);
+        } else {
+            self.ask_for_intents(coordination, number);
         }
-        self.finish_empty();
     }
 
     /// All on one shard: executed there in one turn, no intents.
@@ -174,7 +195,7 @@ impl ShardCore {
             return self.release_all(ticket, coordination);
         }
         if let Some(round) = coordination.round.take() {
-            coordination.absorb(round);
+            coordination.script.absorb(round);
             return self.release_all(ticket, coordination);
         }
         self.next_round(ticket, coordination);
@@ -196,7 +217,7 @@ impl ShardCore {
                     coordination.take_results(from, results);
                 }
                 let round = coordination.round.take().expect("the tasks were a round");
-                coordination.absorb(round);
+                coordination.script.absorb(round);
             }
             return self.finish(coordination);
         }
@@ -205,7 +226,7 @@ impl ShardCore {
             return;
         }
         let round = coordination.round.take().expect("the tasks were a round");
-        coordination.absorb(round);
+        coordination.script.absorb(round);
         self.next_round(ticket, coordination);
     }
 
@@ -258,7 +279,7 @@ impl ShardCore {
         }
         let number = holder.number.saturating_add(coordination.lead);
         coordination.lead = coordination.lead.saturating_mul(2);
-        coordination.script.restart();
+        coordination.round = None;
         self.ask_for_intents(coordination, number);
     }
 
@@ -270,7 +291,8 @@ impl ShardCore {
     }
 
     fn finish(&mut self, coordination: Coordination) {
-        let Coordination { conn, slot, version, exec, watched, mut watching, .. } = coordination;
+        let Coordination { conn, slot, version, exec, watched, mut script, .. } = coordination;
+        let mut watching = script.take_watching();
         for (shard, watched) in watched {
             let keys = watched.into_iter().map(|watched| watched.key).collect();
             self.post(shard, Mail::Unwatch { keys });
@@ -286,7 +308,7 @@ impl ShardCore {
         } else if coordination.watch_failed {
             reply.null_array();
         } else {
-            let replies = coordination.script.replies();
+            let replies = script.replies();
             if exec {
                 reply.array(replies.len());
             }
@@ -294,12 +316,6 @@ impl ShardCore {
         }
         self.answer(conn, slot, out, Position(0));
         self.unblock(conn);
-    }
-
-    fn finish_empty(&mut self) {
-        if let Some(coordination) = self.coordinations.running.remove(&EMPTY) {
-            self.finish(coordination);
-        }
     }
 
     fn unwatch_all(&mut self, watching: Vec<WatchedKey>) {

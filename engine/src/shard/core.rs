@@ -20,16 +20,18 @@ use crate::clock::ShardClock;
 use crate::command;
 use crate::keyspace::Keyspace;
 use crate::resp::ArgsBuf;
-use crate::types::{LogId, Lsn, Position, ShardId, StartId};
+use crate::types::{LogId, Lsn, Position, ShardId, Slot, StartId};
 
-use super::connection::{ConnId, Connection, Endpoints};
+use crate::net::ConnId;
+
+use super::connection::{Connection, Endpoints};
 use super::connections::Connections;
 use super::coordinate::Coordinations;
 use super::cut::Cut;
 use super::gate::Gate;
 use super::intent::IntentTable;
 use super::journal::Journal;
-use super::message::{Batch, Mail};
+use super::message::Mail;
 use super::parked::Parked;
 use super::participate::Participations;
 use super::shared::Shared;
@@ -100,8 +102,12 @@ pub struct ShardCore {
     pub(super) random: u64,
     /// Whether the keyspace is still being loaded.
     pub(super) loading: bool,
-    /// When expired keys were last looked for, in milliseconds since the Unix epoch.
-    pub(super) expired_at_ms: u64,
+    /// When to look for expired keys again, in milliseconds since the Unix epoch.
+    pub(super) expire_again_ms: u64,
+    /// Tables of a FLUSHALL are still to be freed.
+    pub(super) reclaiming: bool,
+    /// The seed of the keyspace's hash.
+    pub(super) seed: u64,
     /// What the outside has to do.
     pub effects: Effects,
 }
@@ -149,7 +155,9 @@ impl ShardCore {
             cut: Cut::default(),
             random: seed | 1,
             loading: true,
-            expired_at_ms: 0,
+            expire_again_ms: 0,
+            reclaiming: false,
+            seed,
             effects: Effects::default(),
             shared,
         }
@@ -203,7 +211,6 @@ impl ShardCore {
     pub fn disconnected(&mut self, conn: ConnId) {
         let Some(mut connection) = self.connections.take(conn) else { return };
         self.unwatch(&mut connection);
-        self.coordinations.forget_connection(conn);
         self.connections.forget(conn);
         self.shared.stats(self.id).disconnected();
     }
@@ -226,12 +233,9 @@ impl ShardCore {
         self.mark_dirty(conn);
     }
 
-    /// Mail of another shard.
-    pub fn deliver(&mut self, batch: Batch) {
-        self.observe(batch.clock);
-        for mail in batch.mail {
-            self.handle(mail);
-        }
+    /// Mail of another shard; the batch is left empty. It begins with the sender's clock.
+    pub fn deliver(&mut self, batch: &mut Vec<Mail>) {
+        batch.drain(..).for_each(|mail| self.handle(mail));
     }
 
     /// The control plane answers an [`AdminRequest`].
@@ -264,18 +268,25 @@ impl ShardCore {
         self.publish_stats();
     }
 
-    /// The mail for a shard, if there is some.
-    pub fn take_mail(&mut self, to: ShardId) -> Option<Batch> {
+    /// Moves the mail for a shard to the end of `batch`, behind this shard's clock.
+    pub fn take_mail(&mut self, to: ShardId, batch: &mut Vec<Mail>) {
         let mail = &mut self.outbox[to.0 as usize];
-        if mail.is_empty() {
-            return None;
+        if !mail.is_empty() {
+            batch.push(Mail::Clock(self.clock.closed()));
+            batch.append(mail);
         }
-        Some(Batch { clock: self.clock.closed(), mail: std::mem::take(mail) })
     }
 
     /// Whether background work wants another turn soon, though nothing comes in.
     pub fn has_background_work(&self) -> bool {
-        !self.local_mail.is_empty() || self.cut.wants_turn() || self.keyspace.has_garbage()
+        !self.local_mail.is_empty() || self.cut.wants_turn() || self.reclaiming
+    }
+
+    /// Notes a change of every slot.
+    pub(super) fn touch_all(&mut self, position: Position) {
+        for slot in self.keyspace.slots() {
+            self.keyspace.touch(Slot(slot), position);
+        }
     }
 
     /// The next LSN of a change. Freezes first if a cut lies below it.
@@ -330,6 +341,7 @@ impl ShardCore {
 
     fn handle(&mut self, mail: Mail) {
         match mail {
+            Mail::Clock(lsn) => self.observe(lsn),
             Mail::Command(forwarded) => self.execute_forwarded(*forwarded),
             Mail::Reply { conn, slot, reply } => self.answer(conn, slot, reply, Position(0)),
             Mail::ExecuteHere(request) => self.execute_here(*request),
@@ -385,7 +397,7 @@ impl ShardCore {
         }
     }
 
-    fn put_back(&mut self, connection: Connection) {
+    fn put_back(&mut self, connection: Box<Connection>) {
         let conn = connection.id;
         self.connections.put_back(connection);
         self.mark_dirty(conn);

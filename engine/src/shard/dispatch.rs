@@ -4,6 +4,8 @@
 //! in the order in which it was read. A command on several shards, EXEC and WATCH are barriers:
 //! they begin when every earlier reply is there, and nothing later is read before they are over.
 
+use std::borrow::Cow;
+
 use crate::command::table::{CommandFlags, CommandId, CommandSpec, resolve};
 use crate::resp::{Args, Limits, Progress, Reply};
 use crate::types::ShardId;
@@ -24,7 +26,7 @@ impl ShardCore {
         }
         // The usual case: whole requests in the network's buffer, and nothing left over.
         if connection.input.is_empty() && !connection.must_wait() {
-            let consumed = self.run(connection, bytes);
+            let consumed = self.run_requests(connection, bytes);
             connection.input.extend_from_slice(&bytes[consumed..]);
             return;
         }
@@ -33,7 +35,7 @@ impl ShardCore {
             return;
         }
         let mut input = std::mem::take(&mut connection.input);
-        let consumed = self.run(connection, &input);
+        let consumed = self.run_requests(connection, &input);
         if consumed == input.len() {
             input.clear();
             input.shrink_to(KEPT_INPUT_BYTES);
@@ -44,7 +46,7 @@ impl ShardCore {
     }
 
     /// Runs whole requests from the front of `input`; answers how many bytes they were.
-    fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
+    fn run_requests(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
         let mut decoder = std::mem::take(&mut connection.decoder);
         let mut consumed = 0;
         while !connection.must_wait() {
@@ -57,16 +59,13 @@ impl ShardCore {
             match decoder.decode(request, limits) {
                 Ok(Progress::Request { consumed: length }) => {
                     let args = decoder.args(request);
-                    if args.is_empty() {
-                        consumed += length;
-                        continue;
-                    }
                     if !self.command(connection, args) {
                         // A barrier that has to wait for earlier replies: read again later.
                         break;
                     }
                     consumed += length;
                 }
+                Ok(Progress::Empty { consumed: length }) => consumed += length,
                 Ok(Progress::Incomplete { needed_bytes_hint }) => {
                     connection.input.reserve(needed_bytes_hint.min(MAX_RESERVED_BYTES));
                     break;
@@ -105,7 +104,7 @@ impl ShardCore {
         connection.active_at_micros = self.clock.now_micros();
         connection.last_command = spec.full_name;
         if let Some(refusal) = self.refusal(connection, spec) {
-            self.refuse(connection, refusal);
+            self.refuse(connection, &refusal);
             return true;
         }
         if connection.session.multi.is_some() && !is_multi_control(spec.id) {
@@ -163,15 +162,19 @@ impl ShardCore {
     }
 
     /// Why a command is not run at all, as an error reply.
-    fn refusal(&self, connection: &Connection, spec: &CommandSpec) -> Option<&'static str> {
+    fn refusal(
+        &self,
+        connection: &Connection,
+        spec: &CommandSpec,
+    ) -> Option<Cow<'static, str>> {
         if !connection.session.authenticated && !spec.flags.contains(CommandFlags::NO_AUTH) {
-            return Some("NOAUTH Authentication required.");
+            return Some("NOAUTH Authentication required.".into());
         }
         if self.loading && !spec.flags.contains(CommandFlags::LOADING) {
-            return Some(self.shared.loading_error());
+            return Some(self.shared.loading_error().into());
         }
         if spec.flags.contains(CommandFlags::WRITE) && self.journal.is_out_of_space() {
-            return Some(self.shared.out_of_space_error());
+            return Some(self.shared.out_of_space_error().into());
         }
         None
     }
@@ -208,7 +211,7 @@ impl ShardCore {
         let slot = connection.replies.await_reply();
         let (conn, version) = (connection.id, connection.session.version);
         let call = call(connection, spec, args);
-        self.post(owner, Mail::Command(Box::new(Forwarded { conn, slot, version, call })));
+        self.post(owner, Mail::Command(Box::new(Forwarded { from: self.id, conn, slot, version, call })));
     }
 
     fn ask_control_plane(&mut self, connection: &mut Connection, args: Args<'_>) {
@@ -223,7 +226,7 @@ impl ShardCore {
 
     /// A shard that has keys, for RANDOMKEY: chosen by how many.
     fn random_shard(&mut self, id: CommandId) -> ShardId {
-        if id != CommandId::Randomkey {
+        if id != CommandId::RandomKey {
             return self.id;
         }
         let random = self.next_random();
@@ -330,9 +333,9 @@ fn is_admin(id: CommandId) -> bool {
             | C::SnapshotVerify
             | C::SnapshotDelete
             | C::SnapshotStatus
-            | C::Bgsave
+            | C::BgSave
             | C::Save
-            | C::Lastsave
+            | C::LastSave
             | C::Shutdown
     )
 }

@@ -5,12 +5,14 @@
 //! the same connection on this shard, so that a connection's commands keep their order.
 
 use crate::command::{self, Context};
-use crate::command::table::{CommandFlags, CommandId, CommandSpec};
+use crate::command::table::{CommandFlags, CommandId, CommandSpec, KeyRange};
 use crate::keyspace::KeyRef;
 use crate::resp::{Args, Reply, RespVersion};
 use crate::types::{DbIndex, Fsync, Lsn, Position, ShardId};
 
-use super::connection::{ConnId, Connection};
+use crate::net::ConnId;
+
+use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::DbKey;
 use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult};
@@ -29,20 +31,20 @@ impl ShardCore {
         if self.must_park(from, spec, db, args) {
             let slot = connection.replies.await_reply();
             let call = Call { spec, db, args: args.to_buf() };
-            let forwarded = Forwarded { conn: connection.id, slot, version, call };
-            return self.parked.push(from, Job::Call(self.id, forwarded));
+            let forwarded = Forwarded { from: self.id, conn: connection.id, slot, version, call };
+            return self.parked.push(from, Job::Call(forwarded));
         }
         connection.replies.push(|out| self.perform(spec, db, args, version, out));
     }
 
     /// A command of a connection of another shard.
-    pub(super) fn execute_forwarded(&mut self, from: ShardId, forwarded: Forwarded) {
+    pub(super) fn execute_forwarded(&mut self, forwarded: Forwarded) {
         let Call { spec, db, args } = &forwarded.call;
-        let origin = (from, forwarded.conn);
+        let origin = (forwarded.from, forwarded.conn);
         if self.must_park(origin, spec, *db, args.as_args()) {
-            return self.parked.push(origin, Job::Call(from, forwarded));
+            return self.parked.push(origin, Job::Call(forwarded));
         }
-        self.run_call(from, forwarded);
+        self.run_call(forwarded);
     }
 
     /// A transaction whose only participant is this shard.
@@ -62,7 +64,7 @@ impl ShardCore {
                     break;
                 }
                 match job {
-                    Job::Call(from, forwarded) => self.run_call(from, forwarded),
+                    Job::Call(forwarded) => self.run_call(forwarded),
                     Job::Here(request) => self.run_here(request),
                 }
             }
@@ -104,9 +106,9 @@ impl ShardCore {
         version: RespVersion,
         out: &mut Vec<u8>,
     ) {
-        let random = if id == CommandId::Randomkey { self.next_random() } else { 0 };
+        let random = if id == CommandId::RandomKey { self.next_random() } else { 0 };
         let mut context =
-            Context::new(db, now_ms, random, &mut self.keyspace, &mut self.changes);
+            Context::new(db, now_ms, &mut self.keyspace, &mut self.changes).with_random(random);
         command::execute(id, &mut context, args, &mut Reply::new(out, version));
     }
 
@@ -125,8 +127,8 @@ impl ShardCore {
 
     /// Notes the last change of the slots that a command wrote.
     fn touch(&mut self, spec: &CommandSpec, db: DbIndex, args: Args<'_>, position: Position) {
-        if spec.keys.is_none() {
-            return self.keyspace.touch_all(position);
+        if spec.keys == KeyRange::NONE {
+            return self.touch_all(position);
         }
         for index in spec.keys(args.len()) {
             let slot = self.keyspace.key(db, &args[index]).slot;
@@ -139,7 +141,7 @@ impl ShardCore {
         if self.journal.fsync() != Fsync::Always {
             return Position(0);
         }
-        if spec.keys.is_none() {
+        if spec.keys == KeyRange::NONE {
             return self.journal.tail();
         }
         let last = |index| {
@@ -154,8 +156,8 @@ impl ShardCore {
         if self.journal.fsync() == Fsync::Always { position } else { Position(0) }
     }
 
-    fn run_call(&mut self, from: ShardId, forwarded: Forwarded) {
-        let Forwarded { conn, slot, version, call: Call { spec, db, args } } = forwarded;
+    fn run_call(&mut self, forwarded: Forwarded) {
+        let Forwarded { from, conn, slot, version, call: Call { spec, db, args } } = forwarded;
         let mut reply = Vec::new();
         let gate = self.perform(spec, db, args.as_args(), version, &mut reply);
         if from == self.id {
@@ -183,7 +185,7 @@ impl ShardCore {
                     let mut reply = Vec::new();
                     self.run(spec.id, db, args, now_ms, version, &mut reply);
                     gate = gate.max(self.gate_of(spec, db, args));
-                    touched_all |= spec.keys.is_none();
+                    touched_all |= spec.keys == KeyRange::NONE;
                     let key = |index| DbKey { db, key: args[index].into() };
                     touched.extend(spec.keys(args.len()).map(key));
                     TaskResult::Reply(reply)
@@ -201,7 +203,7 @@ impl ShardCore {
         if !self.changes.is_empty() {
             let position = self.record(lsn);
             if touched_all {
-                self.keyspace.touch_all(position);
+                self.touch_all(position);
             }
             for key in touched {
                 let slot = self.keyspace.key(key.db, &key.key).slot;
@@ -250,7 +252,7 @@ impl ShardCore {
 
     fn is_blocked(&self, job: &Job) -> bool {
         match job {
-            Job::Call(_, Forwarded { call, .. }) => {
+            Job::Call(Forwarded { call, .. }) => {
                 self.meets_intent(call.spec, call.db, call.args.as_args())
             }
             Job::Here(request) => self.here_is_blocked(request),
@@ -276,7 +278,7 @@ impl ShardCore {
         if self.intents.is_idle() {
             return false;
         }
-        if spec.keys.is_none() {
+        if spec.keys == KeyRange::NONE {
             return write || self.intents.whole_shard();
         }
         spec.keys(args.len()).any(|index| self.intents.blocks(db, &args[index], write))

@@ -9,24 +9,18 @@ use std::sync::Arc;
 
 use crate::command::table::CommandSpec;
 use crate::keyspace::OwnedEntry;
+use crate::net::ConnId;
 use crate::resp::{ArgsBuf, RespVersion};
 use crate::types::{DbIndex, LogId, Lsn, ShardId};
 
-use super::connection::ConnId;
 use super::intent::{Claim, DbKey, Ticket};
-
-/// What one shard sends another in one turn.
-#[derive(Debug)]
-pub struct Batch {
-    /// The sender's clock: at or above every LSN that the mail depends on.
-    pub clock: Lsn,
-    /// In order.
-    pub mail: Vec<Mail>,
-}
 
 /// One message between two shards.
 #[derive(Debug)]
 pub enum Mail {
+    /// Begins what a shard sends in one turn: its clock, at or above every LSN that the rest depends
+    /// on. The receiver moves past it.
+    Clock(Lsn),
     /// The shard of a connection, to the owner of the command's keys. Answered with [`Mail::Reply`]
     /// once what it reveals is durable.
     Command(Box<Forwarded>),
@@ -113,6 +107,8 @@ pub enum Mail {
 /// A command that came to a shard which does not own its keys.
 #[derive(Debug)]
 pub struct Forwarded {
+    /// The shard of the connection.
+    pub from: ShardId,
     /// The connection that waits for the reply.
     pub conn: ConnId,
     /// Its reply slot.

@@ -7,14 +7,14 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::types::ShardId;
 
-use super::connection::ConnId;
+use crate::net::ConnId;
 use super::message::{ExecuteHere, Forwarded};
 
 /// What waits.
 #[derive(Debug)]
 pub enum Job {
-    /// A command, and the shard of its connection.
-    Call(ShardId, Forwarded),
+    /// A command.
+    Call(Forwarded),
     /// A transaction on this shard alone.
     Here(ExecuteHere),
 }

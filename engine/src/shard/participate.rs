@@ -7,15 +7,16 @@
 
 use std::collections::HashMap;
 
+use crate::command::table::KeyRange;
 use crate::command::{self, Context};
 use crate::entry::Op;
-use crate::keyspace::Keyspace;
-use crate::log::TxnPart;
+use crate::keyspace::{Keyspace, NewValue};
 use crate::resp::{Reply, RespVersion};
 use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
 
 use super::core::ShardCore;
 use super::intent::{DbKey, Outcome, Ticket};
+use super::journal::Part;
 use super::message::{Call, Granted, Intend, Mail, Task, TaskResult};
 
 /// The transactions that this shard takes part in.
@@ -111,7 +112,7 @@ impl ShardCore {
             self.participations.granted.remove(&ticket).expect("a coordinator keeps its grant");
         let mut scratch = match self.participations.scratch.take() {
             Some(scratch) => scratch,
-            None => Box::new(Keyspace::new(self.keyspace.slots(), self.keyspace.hash_seed())),
+            None => Box::new(Keyspace::new(self.keyspace.slots(), self.seed)),
         };
         self.fill_scratch(&mut scratch, &participation);
         self.changes.reset(true);
@@ -137,7 +138,9 @@ impl ShardCore {
         for key in &participation.keys {
             let key = self.keyspace.key(key.db, &key.key);
             if let Some(entry) = self.keyspace.get(&key) {
-                scratch.put_owned(&key, entry.to_owned());
+                let entry = entry.to_owned();
+                let key = scratch.key(key.db, key.key);
+                scratch.put(&key, entry.kind, NewValue::Owned(entry.value), entry.expires_at_ms);
             }
         }
         apply_ops(scratch, &participation.ops);
@@ -151,7 +154,7 @@ impl ShardCore {
         now_ms: u64,
     ) -> TaskResult {
         match task {
-            Task::Call(call) if call.spec.keys.is_none() && !is_flush(&call) => {
+            Task::Call(call) if call.spec.keys == KeyRange::NONE && !is_flush(&call) => {
                 // KEYS, DBSIZE, SCAN, RANDOMKEY observe the shard, not the transaction.
                 let changes = std::mem::take(&mut self.changes);
                 let (reply, _) = self.perform_read(&call, version, now_ms);
@@ -160,18 +163,18 @@ impl ShardCore {
             }
             Task::Call(Call { spec, db, args }) => {
                 let mut reply = Vec::new();
-                let mut context = Context::new(db, now_ms, 0, scratch, &mut self.changes);
+                let mut context = Context::new(db, now_ms, scratch, &mut self.changes);
                 let mut encoder = Reply::new(&mut reply, version);
                 command::execute(spec.id, &mut context, args.as_args(), &mut encoder);
                 TaskResult::Reply(reply)
             }
             Task::Fetch(key) => {
-                let context = Context::new(key.db, now_ms, 0, scratch, &mut self.changes);
+                let context = Context::new(key.db, now_ms, scratch, &mut self.changes);
                 let entry = context.get_owned(&context.key(&key.key));
                 TaskResult::Entry(entry.map(Box::new))
             }
             Task::Store(key, entry) => {
-                let mut context = Context::new(key.db, now_ms, 0, scratch, &mut self.changes);
+                let mut context = Context::new(key.db, now_ms, scratch, &mut self.changes);
                 let key = context.key(&key.key);
                 context.put_entry(&key, *entry);
                 TaskResult::Stored
@@ -195,7 +198,7 @@ impl ShardCore {
             self.participations.granted.get_mut(&ticket).expect("a coordinator keeps its grant");
         assert!(lsn > participation.clock, "the LSN is above every clock given with a grant");
         let id = TxnId { lsn, coordinator };
-        let part = TxnPart { id, participants, relaxed };
+        let part = Part { id, participants, relaxed };
         let position = self.journal.append(lsn, Some(part), &participation.ops);
         self.cut.tee(lsn, &participation.ops);
         participation.logged = Some((lsn, position));
@@ -213,7 +216,7 @@ impl ShardCore {
         self.after_resolution(&participation.keys, participation.whole_shard, Some(lsn));
         self.watches.changed(&participation.ops);
         if participation.whole_shard {
-            self.keyspace.touch_all(position);
+            self.touch_all(position);
         }
         for key in &participation.keys {
             let slot = self.keyspace.key(key.db, &key.key).slot;
@@ -247,13 +250,13 @@ impl ShardCore {
 
 fn is_flush(call: &Call) -> bool {
     use crate::command::table::CommandId as C;
-    matches!(call.spec.id, C::Flushall | C::Flushdb)
+    matches!(call.spec.id, C::FlushAll | C::FlushDb)
 }
 
 /// Applies ops that our own encoder wrote.
 pub(super) fn apply_ops(keyspace: &mut Keyspace, mut ops: &[u8]) {
     while !ops.is_empty() {
         let op = Op::decode(&mut ops).expect("our own encoder wrote the ops");
-        keyspace.apply(&op);
+        keyspace.apply(&op).expect("our own encoder wrote the ops");
     }
 }

@@ -15,7 +15,7 @@ use crate::slot::{SlotMap, slot_of};
 use crate::types::{DATABASE_COUNT, DbIndex, ShardId, Slot};
 
 use super::intent::{Claim, DbKey, Mode};
-use super::message::{Call, Task, TaskResult};
+use super::message::{Call, Task, TaskResult, WatchedKey};
 
 /// Where a command belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Place {
 /// Whether a command looks at whole shards rather than at named keys.
 fn is_whole(id: CommandId) -> bool {
     use CommandId as C;
-    matches!(id, C::Dbsize | C::Keys | C::Flushall | C::Flushdb)
+    matches!(id, C::DbSize | C::Keys | C::FlushAll | C::FlushDb)
 }
 
 /// Where a command belongs. `random` chooses the shard of RANDOMKEY.
@@ -40,9 +40,9 @@ pub fn place(spec: &CommandSpec, args: Args<'_>, slots: SlotMap, random: ShardId
     match spec.id {
         id if is_whole(id) && slots.shards() > 1 => return Place::Several,
         id if is_whole(id) => return Place::One(ShardId(0)),
-        C::Randomkey => return Place::One(random),
+        C::RandomKey => return Place::One(random),
         C::Scan => return Place::One(slots.owner(slot_of_cursor(args.get(1)))),
-        C::ClusterCountkeysinslot | C::ClusterGetkeysinslot => {
+        C::ClusterCountKeysInSlot | C::ClusterGetKeysInSlot => {
             return Place::One(slots.owner(slot_of_number(args.get(2))));
         }
         _ => {}
@@ -54,7 +54,7 @@ pub fn place(spec: &CommandSpec, args: Args<'_>, slots: SlotMap, random: ShardId
 
 /// The slot that a SCAN cursor names; slot 0 for what is no cursor, where the command says so.
 fn slot_of_cursor(cursor: Option<&[u8]>) -> Slot {
-    crate::command::scan_cursor_slot(cursor.unwrap_or_default()).unwrap_or(Slot(0))
+    crate::command::scan::cursor_slot(cursor.unwrap_or_default()).unwrap_or(Slot(0))
 }
 
 fn slot_of_number(slot: Option<&[u8]>) -> Slot {
@@ -67,6 +67,8 @@ fn slot_of_number(slot: Option<&[u8]>) -> Slot {
 pub struct Script {
     steps: Vec<Step>,
     next: usize,
+    /// What WATCH found.
+    watching: Vec<WatchedKey>,
 }
 
 /// One round of a script: for each shard its tasks, in order.
@@ -135,7 +137,7 @@ impl Script {
             };
             Step { call, shape, stage: 0, reply }
         });
-        Self { steps: steps.collect(), next: 0 }
+        Self { steps: steps.collect(), next: 0, watching: Vec::new() }
     }
 
     /// What the script needs to hold, by shard: every shard that takes part is named.
@@ -145,7 +147,7 @@ impl Script {
         for step in &self.steps {
             for shard in step.shards() {
                 let claim = claims.entry(shard).or_default();
-                let flush = matches!(step.call.spec.id, CommandId::Flushall | CommandId::Flushdb);
+                let flush = matches!(step.call.spec.id, CommandId::FlushAll | CommandId::FlushDb);
                 claim.whole_shard |= flush;
             }
             for (key, mode) in step.keys() {
@@ -189,7 +191,13 @@ impl Script {
         assert_eq!(round.awaited, 0, "every shard of the round has answered");
         let mut by_step: BTreeMap<usize, Vec<TaskResult>> = BTreeMap::new();
         for ((step, _), result) in round.results {
-            by_step.entry(step).or_default().push(result);
+            match result {
+                TaskResult::Watching(mut keys) => {
+                    self.watching.append(&mut keys);
+                    by_step.entry(step).or_default();
+                }
+                result => by_step.entry(step).or_default().push(result),
+            }
         }
         for (index, results) in by_step {
             self.steps[index].absorb(results);
@@ -197,6 +205,11 @@ impl Script {
         while self.steps.get(self.next).is_some_and(|step| step.reply.is_some()) {
             self.next += 1;
         }
+    }
+
+    /// The keys that WATCH now watches.
+    pub fn take_watching(&mut self) -> Vec<WatchedKey> {
+        std::mem::take(&mut self.watching)
     }
 
     /// The replies of all commands.
@@ -301,7 +314,7 @@ impl Step {
             Shape::Transfer(transfer) => {
                 Some(if transfer.copy { b":1\r\n".to_vec() } else { b"+OK\r\n".to_vec() })
             }
-            Shape::Watch(_) => unreachable!("the coordinator keeps the results of WATCH"),
+            Shape::Watch(_) => Some(b"+OK\r\n".to_vec()),
         };
     }
 }
@@ -357,17 +370,17 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
         join,
     };
     match spec.id {
-        C::Dbsize => everywhere(Join::Sum),
+        C::DbSize => everywhere(Join::Sum),
         C::Keys => everywhere(Join::Concat),
-        C::Flushall | C::Flushdb => everywhere(Join::Ok),
+        C::FlushAll | C::FlushDb => everywhere(Join::Ok),
         C::Rename | C::Copy => transfer(call, slots),
-        C::Mset | C::Msetnx if args.len() % 2 == 0 => Shape::Whole(slots.owner(slot_of(&args[1]))),
-        C::Mset => Shape::Split { parts: split(args, 2, 2, slots).0, join: Join::Ok },
-        C::Msetnx => Shape::SetIfNone {
+        C::MSet | C::MSetNx if args.len() % 2 == 0 => Shape::Whole(slots.owner(slot_of(&args[1]))),
+        C::MSet => Shape::Split { parts: split(args, 2, 2, slots).0, join: Join::Ok },
+        C::MSetNx => Shape::SetIfNone {
             keys: split(args, 2, 1, slots).0,
             pairs: split(args, 2, 2, slots).0,
         },
-        C::Mget => {
+        C::MGet => {
             let (parts, places) = split(args, 1, 1, slots);
             Shape::Split { parts, join: Join::Interleave(places) }
         }

@@ -116,6 +116,11 @@ impl ShardStats {
         bump(&self.commands_forwarded, 1);
     }
 
+    /// Counts a transaction that this shard coordinates.
+    pub fn transaction(&self) {
+        bump(&self.transactions, 1);
+    }
+
     /// Counts a new connection.
     pub fn accepted(&self) {
         bump(&self.connections, 1);
