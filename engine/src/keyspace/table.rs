@@ -141,7 +141,7 @@ impl Subtable {
     }
 
     fn bucket_of_tag(&self, tag: u16) -> u32 {
-        u32::from(tag) * self.bucket_count >> 16
+        (u32::from(tag) * self.bucket_count) >> 16
     }
 
     /// The entry with this key.
