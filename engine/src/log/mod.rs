@@ -47,3 +47,6 @@ pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
 pub use sim_disk::SimDisk;
 pub use start::{LogEnd, StartRecord};
 pub use writer::{LogEffect, LogWriter, Recorder, SyncId, WriteId, WriterConfig};
+
+#[cfg(test)]
+mod tests;

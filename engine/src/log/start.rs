@@ -193,10 +193,15 @@ mod tests {
         }
     }
 
+    /// To renew it after a change of the format: `BLESS=1 cargo test -p cutwater-engine golden`.
     #[test]
     fn golden() {
-        let golden = include_bytes!("../../golden/start.v0");
-        assert_eq!(StartRecord::decode(golden).unwrap(), sample());
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/start.v0");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, sample().encode()).unwrap();
+        }
+        let golden = std::fs::read(path).unwrap();
+        assert_eq!(StartRecord::decode(&golden).unwrap(), sample());
         assert_eq!(sample().encode(), golden);
     }
 
