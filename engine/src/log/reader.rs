@@ -7,7 +7,8 @@
 //! where a commit was under way when the process or the machine stopped: the log ends there, and
 //! later commits that happen to be whole go too, since nobody was told about them ([`Cut`]).
 //!
-//! A log whose end was decided by a later start is read up to there, and must reach it.
+//! A log whose end is known is read up to there, and must reach it: one that a later start decided
+//! about, or a running one up to what its writer calls durable.
 //!
 //! Memory: one window of a segment, and one record.
 
@@ -17,7 +18,7 @@ use super::disk::LogDisk;
 use super::error::Fault;
 pub use super::error::LogError;
 use super::frame::{BLOCK_BYTES, FrameFault, frame_bytes};
-use super::record::Record;
+use super::record::{self, Record};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentIndex, segment_name};
 pub use super::segment_reader::Expected;
 use super::segment_reader::SegmentReader;
@@ -83,8 +84,8 @@ pub struct Scanned {
 
 impl<'d> LogReader<'d> {
     /// Opens a log so that a run hands out at least every record from `from` on, which is a
-    /// record's boundary. Earlier segments are not touched. `decided_end` is the end that a later
-    /// start fixed.
+    /// record's boundary. Earlier segments are not touched. `decided_end` is the end where it is
+    /// known: no record that ends after it is handed out.
     ///
     /// # Errors
     /// [`LogError::Gap`] if the log does not reach back to `from`; those of the disk; a damaged
@@ -339,27 +340,43 @@ impl Stream<'_> {
         damaged: impl FnOnce(Fault) -> LogError,
         each: &mut dyn FnMut(Position, &Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let joined;
-        let mut input = if self.partial.is_empty() {
-            payload
-        } else {
+        let mut input = payload;
+        if !self.partial.is_empty() {
+            // A record may take hundreds of frames: it is only looked at again once it is whole.
             self.partial.extend_from_slice(payload);
-            joined = std::mem::take(self.partial);
-            joined.as_slice()
-        };
-        loop {
-            if self.end.is_some_and(|end| *self.next >= end) {
+            if record::peek_len(self.partial).is_none_or(|len| len > self.partial.len() as u64) {
                 return Ok(());
             }
-            let before = input.len();
-            match Record::decode(&mut input) {
+            let joined = std::mem::take(self.partial);
+            input = joined.as_slice();
+            self.records(&mut input, damaged, each)?;
+            *self.partial = input.to_vec();
+            return Ok(());
+        }
+        self.records(&mut input, damaged, each)?;
+        self.partial.extend_from_slice(input);
+        Ok(())
+    }
+
+    /// Hands out the whole records at the front of `input`, up to the log's end.
+    fn records<E: From<LogError>>(
+        &mut self,
+        input: &mut &[u8],
+        damaged: impl FnOnce(Fault) -> LogError,
+        each: &mut dyn FnMut(Position, &Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(len) = record::peek_len(input) {
+            let after = Position(self.next.0 + len);
+            if self.end.is_some_and(|end| after > end) {
+                break;
+            }
+            match Record::decode(input) {
                 Ok(Some(record)) => each(*self.next, &record)?,
                 Ok(None) => break,
                 Err(error) => return Err(damaged(Fault::Record(error)).into()),
             }
-            self.next.0 += (before - input.len()) as u64;
+            *self.next = after;
         }
-        *self.partial = input.to_vec();
         Ok(())
     }
 }

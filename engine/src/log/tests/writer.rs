@@ -1,6 +1,8 @@
 //! The writer: what it asks for, in which order, and what it calls durable.
 
 use super::rig::{BLOCK, Shell, contents, first_start, log, lsns, recover, replay, whole};
+use crate::log::disk::LogDisk;
+use crate::log::reader::{Expected, LogError, LogReader};
 use crate::log::segment::{SegmentIdentity, SegmentIndex, retire_segment};
 use crate::log::sim_disk::SimDisk;
 use crate::log::writer::{EARLY_COMMIT_BYTES, LogEffect, LogWriter, MAX_IN_FLIGHT, WriterConfig};
@@ -279,6 +281,50 @@ fn released_segments_are_recycled_and_their_old_frames_ignored() {
             .to_string()
             .contains("position 0 is needed")
     );
+}
+
+/// Without this, a crash leaves a log that begins after the position that an image needs.
+#[test]
+fn a_segment_is_kept_until_its_successor_has_a_durable_frame() {
+    let mut shell = shell(2 * BLOCK, Fsync::Always);
+    let end = shell.put(1, 4048 - 4 - 9 - 8 - 6);
+    assert_eq!(end, Position(4048), "exactly one segment");
+    shell.settle();
+    shell.put(2, 10);
+    shell.pump().unwrap();
+    assert_eq!(shell.writes.len(), 1);
+    assert_eq!(shell.writer.release(end), []);
+    let parts = vec![crate::log::Part { watermark: Lsn(1), position: end }];
+    let image = crate::log::Coverage { start: log(1, 0).start, parts };
+    let crashed = shell.disk.fork(2);
+    crashed.lose(shell.writes[0].2);
+    assert_eq!(lsns(&recover(&crashed, Some(&image)).unwrap(), log(1, 0)), []);
+    shell.complete(0).unwrap();
+    assert_eq!(shell.writer.release(end), [SegmentIndex(0)]);
+    shell.disk.remove(&shell.path(0)).unwrap();
+    assert_eq!(lsns(&recover(&shell.disk, Some(&image)).unwrap(), log(1, 0)), [2]);
+}
+
+#[test]
+fn a_running_log_can_be_read_up_to_what_is_durable() {
+    let mut shell = shell(4 * BLOCK, Fsync::Always);
+    let first = shell.put(1, 10);
+    shell.settle();
+    shell.put(2, 30_000);
+    shell.pump().unwrap();
+    shell.complete(0).unwrap();
+    assert!(shell.writer.durable() > first);
+    let (files, dir) = (shell.writer.files(), super::rig::dir());
+    let expected = Expected { database_id: 1, history_id: 2, shards: 1 };
+    let until = Some(shell.writer.durable());
+    let open = |from| LogReader::open(&shell.disk, &dir, &files, expected, from, until).unwrap();
+    let mut found = Vec::new();
+    let scanned = open(Position(0)).run::<LogError>(&mut |position, record| {
+        found.push((position, record.lsn));
+        Ok(())
+    });
+    assert_eq!(scanned.unwrap().end, first);
+    assert_eq!(found, [(Position(0), Lsn(1))]);
 }
 
 #[test]
