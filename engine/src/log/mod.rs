@@ -12,7 +12,7 @@
 //!
 //! And the way back, at a start:
 //!
-//! 5. [`reader`]: one log, validated frame by frame; tells an unfinished commit from damage.
+//! 5. [`reader`]: one log (over `segment_reader`, one file; errors in [`error`]), validated frame by frame; tells an unfinished commit from damage.
 //! 6. [`start`]: what earlier starts decided, one small file each.
 //! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
 //!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.
@@ -23,15 +23,30 @@
 
 pub mod buffer;
 pub mod disk;
+pub mod error;
 pub mod frame;
+pub mod reader;
 pub mod record;
+pub mod recovery;
+pub mod resolve;
 pub mod segment;
+mod segment_reader;
 pub mod sim_disk;
+pub mod start;
 pub mod writer;
 
 pub use buffer::AlignedBuffer;
 pub use disk::{FileDisk, FileEntry, LogDisk, LogFile};
+pub use error::{Fault, LogError};
+pub use reader::{Cut, Expected, LogFiles, LogReader, Scanned};
 pub use record::{Record, RecordError, TxnPart};
+pub use recovery::{
+    Coverage, NewStart, Part, Recovery, RecoveryError, Resolution, ResolvedLog, obsolete_files,
+};
 pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
 pub use sim_disk::SimDisk;
+pub use start::{LogEnd, StartRecord};
 pub use writer::{LogEffect, LogWriter, Recorder, SyncId, WriteId, WriterConfig};
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use super::buffer::{AlignedBuffer, BufferPool};
 use super::frame::{
     BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, MAX_PAYLOAD_BYTES, encode_frame, frame_bytes,
 };
+use super::reader::LogFiles;
 use super::record;
 use super::segment::{MIN_SEGMENT_BYTES, SEGMENT_HEADER_BYTES, SegmentIdentity, SegmentIndex};
 use crate::entry::Op;
@@ -265,6 +266,13 @@ impl LogWriter {
         self.segments.front().map_or(self.sent, |segment| segment.start)
     }
 
+    /// The segments that have frames and have not been released, for reading the running log up to
+    /// [`Self::durable`].
+    pub fn files(&self) -> LogFiles {
+        let segments = self.segments.iter().map(|segment| segment.index).collect();
+        LogFiles { log: self.config.log, segments }
+    }
+
     /// Bytes of the segment files that have not been released.
     pub fn retained_bytes(&self) -> u64 {
         self.segments.len() as u64 * self.config.segment_bytes
@@ -360,11 +368,12 @@ impl LogWriter {
     }
 
     /// Gives up every segment that ends at or before `before` and returns them, oldest first. The
-    /// current one stays. Nothing that is not durable is given up.
+    /// current one stays, and so does one whose successor has no durable frame yet: after a crash,
+    /// the position where they meet would be in neither.
     pub fn release(&mut self, before: Position) -> Vec<SegmentIndex> {
-        let before = before.min(self.durable);
         let mut released = Vec::new();
-        while self.segments.get(1).is_some_and(|next| next.start <= before) {
+        let is_over = |next: &Segment| next.start <= before && next.start < self.durable;
+        while self.segments.get(1).is_some_and(is_over) {
             released.extend(self.segments.pop_front().map(|segment| segment.index));
         }
         released
