@@ -1,2 +1,2 @@
-//! Placeholder.
+//! The `cutwater` binary.
 fn main() {}
