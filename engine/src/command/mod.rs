@@ -1,1 +1,3 @@
 //! The commands: one table, and a file a family.
+
+pub mod table;
