@@ -139,8 +139,9 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; after any but [`ClientError::Refused`] the connection is of no more use.
     pub fn call(&mut self, words: &[&str], timeout: Duration) -> Result<Value, ClientError> {
+        let outcome = self.exchange(words, timeout);
         let server = || self.server.clone();
-        match self.exchange(words, timeout) {
+        match outcome {
             Ok(Value::Error(message)) => Err(ClientError::Refused { server: server(), message }),
             Ok(reply) => Ok(reply),
             Err(ReadError::Io(source)) => Err(ClientError::Lost { server: server(), source }),

@@ -16,12 +16,13 @@
 //! crc32c = "0a1b2c3d"
 //! ```
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cutwater_engine::types::Lsn;
+use cutwater_snapshot::ident::{self, DatabaseId, HistoryId};
 
 /// The name of the identity file in a data directory.
 pub const IDENTITY_FILE: &str = "database.toml";
@@ -31,26 +32,6 @@ pub const IDENTITY_DRAFT: &str = "database.toml.new";
 pub const FORMAT_VERSION: u32 = 0;
 /// An identity is far smaller; anything larger is none.
 const MAX_BYTES: u64 = 64 << 10;
-
-/// Names one database, whatever its directory, its store or its history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DatabaseId(pub u128);
-
-/// Names one unbroken line of writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HistoryId(pub u128);
-
-impl fmt::Display for DatabaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Display for HistoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
 
 /// Where a history forked off another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +120,8 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Random`].
     pub fn new_database() -> Result<Self, IdentityError> {
-        let (database, history) = (DatabaseId(random()?), HistoryId(random()?));
-        Ok(Self { database, history, fork: None })
+        let database = DatabaseId::random().map_err(IdentityError::Random)?;
+        Ok(Self { database, history: random_history()?, fork: None })
     }
 
     /// The same database with a new history, which forks off `fork.parent` after `fork.lsn`.
@@ -148,7 +129,12 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Random`].
     pub fn forked(database: DatabaseId, fork: Fork) -> Result<Self, IdentityError> {
-        Ok(Self { database, history: HistoryId(random()?), fork: Some(fork) })
+        Ok(Self { database, history: random_history()?, fork: Some(fork) })
+    }
+
+    /// What snapshots of this data directory are stamped with.
+    pub fn ids(&self) -> ident::Identity {
+        ident::Identity { database: self.database, history: self.history }
     }
 
     /// Reads the identity of a data directory; `None` if it has none.
@@ -198,10 +184,8 @@ impl Identity {
     }
 }
 
-fn random() -> Result<u128, IdentityError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
-    Ok(u128::from_le_bytes(bytes))
+fn random_history() -> Result<HistoryId, IdentityError> {
+    HistoryId::random().map_err(IdentityError::Random)
 }
 
 /// Why bytes are not an identity.
@@ -257,17 +241,16 @@ fn decode(bytes: &[u8]) -> Result<Identity, DecodeError> {
         None => return Err(DecodeError::Damaged("it names no format")),
     }
     let field = |name: &str| table.get(name).and_then(toml::Value::as_str);
-    let id = |name: &str| {
-        let digits = field(name).filter(|digits| digits.len() == 32);
-        digits.and_then(|digits| u128::from_str_radix(digits, 16).ok())
-    };
     let lsn = field("fork_lsn").and_then(|lsn| lsn.parse().ok()).map(Lsn);
-    let fork = match (id("parent_history").map(HistoryId), lsn) {
+    let fork = match (field("parent_history").and_then(HistoryId::parse), lsn) {
         (Some(parent), Some(lsn)) => Some(Fork { parent, lsn }),
         (None, None) => None,
         _ => return Err(DecodeError::Damaged("its fork is incomplete")),
     };
-    match (id("database").map(DatabaseId), id("history").map(HistoryId)) {
+    match (
+        field("database").and_then(DatabaseId::parse),
+        field("history").and_then(HistoryId::parse),
+    ) {
         (Some(database), Some(history)) => Ok(Identity { database, history, fork }),
         _ => Err(DecodeError::Damaged("it lacks an id")),
     }
@@ -278,8 +261,8 @@ mod tests {
     use super::*;
 
     fn sample() -> Identity {
-        let fork = Some(Fork { parent: HistoryId(3), lsn: Lsn(u64::MAX) });
-        Identity { database: DatabaseId(1 << 127), history: HistoryId(2), fork }
+        let fork = Some(Fork { parent: HistoryId([3; 16]), lsn: Lsn(u64::MAX) });
+        Identity { database: DatabaseId([0x8f; 16]), history: HistoryId([2; 16]), fork }
     }
 
     #[test]
@@ -288,9 +271,9 @@ mod tests {
             encode(&sample()),
             "# Identity of a Cutwater database. Written once by the server; not to be edited.\n\
              format = 0\n\
-             database = \"80000000000000000000000000000000\"\n\
-             history = \"00000000000000000000000000000002\"\n\
-             parent_history = \"00000000000000000000000000000003\"\n\
+             database = \"8f8f8f8f8f8f8f8f8f8f8f8f8f8f8f8f\"\n\
+             history = \"02020202020202020202020202020202\"\n\
+             parent_history = \"03030303030303030303030303030303\"\n\
              fork_lsn = \"18446744073709551615\"\n\
              crc32c = \"0c583a6d\"\n"
         );

@@ -3,11 +3,13 @@
 
 use std::fmt::Write as _;
 
+use cutwater_control::listing::{self, Field};
 use cutwater_engine::resp::Value;
+use cutwater_snapshot::catalog::Entry;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value as Json;
 
-/// Fields that every snapshot has.
+/// Fields that every snapshot has; null where it is not known.
 const REQUIRED: [&str; 5] = ["id", "begin_lsn", "end_lsn", "kind", "state"];
 /// Fields that are whole numbers, however the protocol carries them.
 const NUMBERS: [&str; 6] = ["id", "begin_lsn", "end_lsn", "data_bytes", "entries", "parent_id"];
@@ -63,10 +65,22 @@ impl Row {
             })
             .collect::<Result<_, _>>()?;
         let row = Self(fields);
-        match REQUIRED.iter().find(|name| row.get(name).is_none()) {
+        let has = |name: &&str| row.0.iter().any(|(own, _)| own == *name);
+        match REQUIRED.iter().find(|name| !has(name)) {
             Some(name) => Err(RowError::Missing(name)),
             None => Ok(row),
         }
+    }
+
+    /// A snapshot of a store that was opened here.
+    pub fn from_entry(entry: &Entry) -> Self {
+        let json = |field| match field {
+            Field::Number(number) => Json::from(number),
+            Field::Text(text) => Json::from(text),
+            Field::Nothing => Json::Null,
+        };
+        let fields = listing::fields(entry);
+        Self(fields.into_iter().map(|(name, field)| (name.to_owned(), json(field))).collect())
     }
 
     /// The snapshots in a list of maps.
@@ -111,8 +125,7 @@ pub fn table(rows: &[Row]) -> String {
     }
     let headings = COLUMNS.iter().map(|(_, heading)| (*heading).to_owned()).collect();
     let cells = |row: &Row| COLUMNS.iter().map(|(name, _)| cell(row.get(name))).collect();
-    let lines: Vec<Vec<String>> =
-        std::iter::once(headings).chain(rows.iter().map(cells)).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<usize> = (0..COLUMNS.len()).map(|column| width(column).unwrap_or(0)).collect();
     let line = |cells: &Vec<String>| {
