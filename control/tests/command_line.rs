@@ -1,6 +1,8 @@
 //! The real binary, run as a user runs it: exit codes, what goes to which stream, and the client
 //! commands against a server that answers as the protocol says.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
