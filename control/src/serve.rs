@@ -2,7 +2,7 @@
 //! coordinator, say so, wait for the request to stop or for a failure, and stop in order.
 //!
 //! Invariants: the data directory is locked before anything reads it and until the shards have
-//! stopped; [`Ready`] is called once, after recovery and when every port listens.
+//! stopped; `ready` of [`run`] is called once, after recovery and when every port listens.
 
 use std::future::Future;
 use std::time::Duration;

@@ -41,6 +41,7 @@ Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the conf
 /// A durable, multi-core database that speaks the Redis protocol
 #[derive(clap::Parser)]
 #[command(name = "cutwater", version, after_help = EXAMPLES)]
+#[command(override_usage = "cutwater [OPTIONS of serve]\n       cutwater <COMMAND>")]
 #[command(args_conflicts_with_subcommands = true)]
 struct CommandLine {
     #[command(flatten)]
