@@ -89,7 +89,8 @@ pub enum ConfigError {
     },
     /// The shards' ports do not fit below 65,536, or meet the common port.
     #[error(
-        "with {shards} shards, shard-port-base {base} takes the ports {base} to {}, which {} ({place})",
+        "with {shards} shards, shard-port-base {base} takes the ports {base} to {}, \
+         which {} ({place})",
         u32::from(*.base) + u32::from(*.shards) - 1,
         if *.meets_port { "include the common port" } else { "end above 65535" }
     )]
