@@ -4,7 +4,8 @@
 //!
 //! 1. [`record`]: a change becomes a record, encoded straight into the writer's stream.
 //! 2. [`writer`]: the stream is cut into frames and the frames into effects ("write this block
-//!    there"); completions move the durable position. Pure: the shell owns the files.
+//!    there"); completions move the durable position. Pure: the shell owns the files. It consists
+//!    of `stream` (what waits), `durability` (what is in flight) and the place in the segments.
 //! 3. [`frame`] and [`segment`]: what the blocks of a segment file look like; [`buffer`] is the
 //!    aligned memory that they travel in.
 //! 4. [`disk`]: the blocking file operations that all of this needs, with the real implementation;
@@ -23,6 +24,7 @@
 
 pub mod buffer;
 pub mod disk;
+mod durability;
 pub mod error;
 pub mod frame;
 pub mod reader;
@@ -33,6 +35,7 @@ pub mod segment;
 mod segment_reader;
 pub mod sim_disk;
 pub mod start;
+mod stream;
 pub mod writer;
 
 pub use buffer::AlignedBuffer;

@@ -64,8 +64,8 @@ fn run(rng: &mut Rng, shells: &mut [Shell], lsn: &mut u64, fsync: Fsync, txns: &
 /// The end of the last record that is durable as a whole.
 fn durable_records(shell: &Shell) -> Position {
     let durable = shell.writer.durable();
-    let ends = shell.appended.iter().map(|record| record.end);
-    ends.filter(|&end| end <= durable).last().unwrap_or_default()
+    let mut ends = shell.appended.iter().map(|record| record.end);
+    ends.rfind(|&end| end <= durable).unwrap_or_default()
 }
 
 /// One random event of the shell.
@@ -166,8 +166,8 @@ fn check_with_image(seed: u64, disk: &SimDisk, before: &[Before], start: StartId
     };
     let watermark = logs.iter().map(last).min().unwrap_or_default();
     let part = |before: &&Before| {
-        let covered = before.appended.iter().filter(|record| record.lsn <= watermark);
-        Part { watermark, position: covered.last().map_or(Position(0), |record| record.end) }
+        let covered = before.appended.iter().rfind(|record| record.lsn <= watermark);
+        Part { watermark, position: covered.map_or(Position(0), |record| record.end) }
     };
     let image = Coverage { start, parts: logs.iter().map(part).collect() };
     let (all, rest) = (recover(disk, None).unwrap(), recover(disk, Some(&image)).unwrap());

@@ -53,7 +53,7 @@ pub(super) struct Appended {
 }
 
 pub(super) fn replayed(record: &Record<'_>) -> Appended {
-    record.ops().for_each(|op| drop(op.unwrap()));
+    assert!(record.ops().all(|op| op.is_ok()));
     let (lsn, txn) = (record.lsn, record.txn_id());
     Appended { lsn, txn, ops: record.ops.to_vec(), end: Position(0) }
 }
