@@ -94,3 +94,40 @@ impl Idle {
         signalled.map(|signalled| signalled || drained).map_err(io::Error::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use glommio::{LocalExecutorBuilder, Placement};
+
+    use super::*;
+
+    #[test]
+    fn a_busy_shard_lets_timers_and_other_tasks_go_on() {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .preempt_timer(PREEMPT_TIMER)
+            .io_memory(64 << 10);
+        let shard = executor
+            .spawn(|| async {
+                let mut idle = Idle::new(Doorbell::new().unwrap()).unwrap();
+                let ticks = Rc::new(Cell::new(0));
+                let ticking = ticks.clone();
+                let ticker = glommio::spawn_local(async move {
+                    loop {
+                        Timer::new(Duration::from_millis(2)).await;
+                        ticking.set(ticking.get() + 1);
+                    }
+                });
+                let started = Instant::now();
+                while ticks.get() < 10 {
+                    assert!(started.elapsed() < Duration::from_secs(20), "the ticker starves");
+                    idle.give_turn_if_due().await.unwrap();
+                }
+                ticker.cancel().await;
+            })
+            .unwrap();
+        shard.join().unwrap();
+    }
+}
