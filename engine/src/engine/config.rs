@@ -90,12 +90,7 @@ impl EngineConfig {
 
     /// A durable engine in a directory, without listeners: `fsync` always, two shards.
     pub fn directory(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: Some(data_dir.into()),
-            log: true,
-            fsync: Fsync::Always,
-            ..Self::memory()
-        }
+        Self { data_dir: Some(data_dir.into()), log: true, fsync: Fsync::Always, ..Self::memory() }
     }
 }
 

@@ -96,13 +96,8 @@ fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<E
     let mut parts = Parts::new(config.shards)?;
     let listeners = bind(config, &shared)?;
     let (setups, provider) = set_up(config, &ground, &time, &shared, &mut parts, listeners)?;
-    let threads = ShardThreads::start(
-        setups,
-        config.cpus.as_deref(),
-        provider,
-        &shared,
-        &parts.doorbells,
-    )?;
+    let threads =
+        ShardThreads::start(setups, config.cpus.as_deref(), provider, &shared, &parts.doorbells)?;
     let mut engine = Engine {
         shared,
         time,
@@ -126,7 +121,9 @@ fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<E
 fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Ground, OpenError> {
     let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn);
     let new_ids = || -> Result<u128, OpenError> {
-        let random = || random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source));
+        let random = || {
+            random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))
+        };
         Ok(u128::from(random()?) << 64 | u128::from(random()?))
     };
     let data_dir = match &config.data_dir {
@@ -181,7 +178,8 @@ fn check_clock(config: &EngineConfig, floor: Lsn) -> Result<(), OpenError> {
 fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
     let mut run_id = String::new();
     for _ in 0..3 {
-        let random = random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))?;
+        let random = random_u64()
+            .map_err(|source| io_error("read random bytes from", "the kernel", source))?;
         run_id.push_str(&format!("{random:016x}"));
     }
     run_id.truncate(40);
@@ -234,7 +232,9 @@ fn bind(
         let port = config.shard_port_base.map_or(0, |base| base.saturating_add(shard as u16));
         let own = listen::bind_exclusive(SocketAddr::new(address.ip(), port))?;
         let local = |listener: &std::net::TcpListener| {
-            listener.local_addr().map_err(|source| io_error("read the address of", "a listener", source))
+            listener
+                .local_addr()
+                .map_err(|source| io_error("read the address of", "a listener", source))
         };
         ports.common = Some(local(&common)?);
         ports.shards.push(local(&own)?);
@@ -266,7 +266,8 @@ fn set_up(
         };
         Provider::new(plan, to_provider, parts.senders.clone())
     });
-    let seed = random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))?;
+    let seed =
+        random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))?;
     let mut setups = Vec::new();
     let meshes = Mesh::new(config.shards);
     let each = meshes.into_iter().zip(parts.inboxes.drain(..)).zip(listeners);

@@ -148,13 +148,15 @@ impl Shell {
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }
-            if self.shared.stopping.load(Ordering::Acquire) && self.is_drained() {
+            let failed = self.shared.failed.load(Ordering::Acquire);
+            if failed || (self.stopping && self.is_drained()) {
                 return Ok(());
             }
             if handled == 0 && !self.core.has_background_work() {
                 self.park().await?;
             } else {
-                glommio::yield_if_needed().await;
+                let turn = self.idle.give_turn_if_due().await;
+                turn.map_err(|error| FailureReason::Executor(error.to_string()))?;
             }
         }
     }
@@ -335,7 +337,7 @@ impl Shell {
         let replies_left = self.core.has_unsent_replies() || !self.clients.is_empty();
         let journal = self.core.journal();
         let durable = journal.durable() >= journal.tail();
-        self.stopping && durable && !replies_left && self.ring.file_operations() == 0
+        durable && !replies_left && self.ring.file_operations() == 0
     }
 
     fn every_second(&mut self) {

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
@@ -16,9 +15,6 @@ use crate::types::ShardId;
 use super::error::{Failure, FailureReason, OpenError};
 use super::provider::Provider;
 use super::shell::{Shell, ShellSetup};
-
-/// How late timers and foreign wakes may be on a busy shard.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 
 /// The threads that run.
 #[derive(Debug)]
@@ -134,7 +130,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 #[expect(clippy::disallowed_methods, reason = "here the executors of the shards are made")]
 fn run_shard(setup: ShellSetup, placement: Placement) -> Result<(), FailureReason> {
     let executor = LocalExecutorBuilder::new(placement)
-        .preempt_timer(PREEMPT_TIMER)
+        .preempt_timer(crate::net::idle::PREEMPT_TIMER)
         .make()
         .map_err(|error| FailureReason::Executor(error.to_string()))?;
     executor.run(async move { Shell::new(setup)?.run().await })

@@ -91,6 +91,8 @@ pub struct Connection {
     pub blocked: bool,
     /// Nothing more is read; closed when all replies were sent.
     pub closing: bool,
+    /// The client will send no more.
+    pub ended: bool,
     /// The network no longer reads from it.
     pub paused: bool,
     /// On the list of those to flush at the end of this turn.
@@ -124,6 +126,7 @@ impl Connection {
             decoder: Decoder::new(),
             blocked: false,
             closing: false,
+            ended: false,
             paused: false,
             dirty: false,
             replies: Replies::default(),

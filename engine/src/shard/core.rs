@@ -207,6 +207,42 @@ impl ShardCore {
         self.put_back(connection);
     }
 
+    /// A client will send no more; it still gets its replies, and then the connection is closed.
+    pub fn input_ended(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.ended = true;
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Tells a client why it is not served, and closes.
+    pub fn refuse_connection(&mut self, conn: ConnId, text: &str) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.error(text);
+            connection.closing = true;
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Whether a client still waits for a reply, or has not taken it.
+    pub fn has_unsent_replies(&self) -> bool {
+        self.connections.has_unsent_replies()
+    }
+
+    /// About once a second: `everysec` syncs, a quiet log covers its last frame.
+    pub fn every_second(&mut self) {
+        let lsn = self.clock.closed();
+        if let Some(writer) = self.journal.writer() {
+            writer.tick_sync();
+            writer.idle_marker(lsn);
+        }
+    }
+
+    /// Whether a snapshot waits for its consumer to take chunks.
+    pub fn waits_for_consumer(&self) -> bool {
+        self.cut.is_running()
+    }
+
     /// A client has gone, or the network had to close the connection.
     pub fn disconnected(&mut self, conn: ConnId) {
         let Some(mut connection) = self.connections.take(conn) else { return };
@@ -391,6 +427,9 @@ impl ShardCore {
             connection.paused = full;
             let list = if full { &mut self.effects.pauses } else { &mut self.effects.resumes };
             list.push(conn);
+        }
+        if connection.ended && !connection.blocked && connection.replies.awaited() == 0 {
+            connection.closing = true;
         }
         if connection.closing && connection.replies.is_drained() {
             self.effects.closes.push(conn);

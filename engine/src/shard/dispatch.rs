@@ -124,12 +124,10 @@ impl ShardCore {
                 self.forward(connection, spec, args, owner);
                 true
             }
-            Place::Several => {
-                self.barrier(connection, |core, connection| {
-                    let call = call(connection, spec, args);
-                    core.coordinate(connection, vec![(call, None)], false);
-                })
-            }
+            Place::Several => self.barrier(connection, |core, connection| {
+                let call = call(connection, spec, args);
+                core.coordinate(connection, vec![(call, None)], false);
+            }),
             Place::Anywhere => self.keyless(connection, spec, args),
         }
     }
@@ -162,11 +160,7 @@ impl ShardCore {
     }
 
     /// Why a command is not run at all, as an error reply.
-    fn refusal(
-        &self,
-        connection: &Connection,
-        spec: &CommandSpec,
-    ) -> Option<Cow<'static, str>> {
+    fn refusal(&self, connection: &Connection, spec: &CommandSpec) -> Option<Cow<'static, str>> {
         if !connection.session.authenticated && !spec.flags.contains(CommandFlags::NO_AUTH) {
             return Some("NOAUTH Authentication required.".into());
         }
@@ -211,7 +205,10 @@ impl ShardCore {
         let slot = connection.replies.await_reply();
         let (conn, version) = (connection.id, connection.session.version);
         let call = call(connection, spec, args);
-        self.post(owner, Mail::Command(Box::new(Forwarded { from: self.id, conn, slot, version, call })));
+        self.post(
+            owner,
+            Mail::Command(Box::new(Forwarded { from: self.id, conn, slot, version, call })),
+        );
     }
 
     fn ask_control_plane(&mut self, connection: &mut Connection, args: Args<'_>) {
@@ -280,8 +277,7 @@ impl ShardCore {
         };
         if queued.broken {
             self.unwatch(connection);
-            return connection
-                .error("EXECABORT Transaction discarded because of previous errors.");
+            return connection.error("EXECABORT Transaction discarded because of previous errors.");
         }
         let calls = queued.calls.into_iter().map(|mut call| {
             // A SELECT among them was carried out just before: it is for what comes after it.

@@ -24,6 +24,8 @@ pub struct Shared {
     loading_texts: LoadingTexts,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
+    /// A shard has failed: the others end at once.
+    pub failed: AtomicBool,
 }
 
 /// Who this server says it is.
@@ -161,6 +163,7 @@ impl Shared {
             next_client_id: AtomicU64::new(1),
             loading_texts: LoadingTexts::default(),
             stopping: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -233,6 +236,8 @@ impl Shared {
     /// The reply to writes while the log has no room.
     pub fn out_of_space_error(&self) -> String {
         let dir = self.identity.data_dir.as_deref().unwrap_or("the data directory");
-        format!("MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves")
+        format!(
+            "MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves"
+        )
     }
 }
