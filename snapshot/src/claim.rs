@@ -72,6 +72,19 @@ impl Claim {
         })
     }
 
+    /// Compares the claim with the manifest of the same id.
+    ///
+    /// # Errors
+    /// [`Damage`] that names the claim, if it is another snapshot's.
+    pub fn check_names(&self, name: SnapshotName, uuid: SnapshotUuid) -> Result<(), Damage> {
+        if self.snapshot == Some((name, uuid)) {
+            return Ok(());
+        }
+        let found = self.snapshot.map_or("none".into(), |(name, uuid)| format!("{name} {uuid}"));
+        let flaw = mismatch("the snapshot", format!("{name} {uuid}"), found);
+        Err(Damage::whole(paths::claim(self.id), flaw))
+    }
+
     /// The claim stored at `id`.
     ///
     /// # Errors
