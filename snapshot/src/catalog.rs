@@ -71,8 +71,12 @@ impl Entry {
     }
 
     fn order(&self) -> (Lsn, SnapshotId) {
-        let begin = self.name.map_or(Lsn::ZERO, |name| name.begin_lsn);
-        (self.manifest().map_or(begin, |manifest| manifest.meta().end_lsn), self.id)
+        let end_lsn = match &self.state {
+            EntryState::Published(manifest) => manifest.meta().end_lsn,
+            EntryState::Tombstone(tombstone) => tombstone.end_lsn,
+            _ => self.name.map_or(Lsn::ZERO, |name| name.begin_lsn),
+        };
+        (end_lsn, self.id)
     }
 }
 
@@ -279,7 +283,7 @@ async fn manifest_state(
     let (state, found) = match found {
         Record::Published(manifest) => {
             let database = manifest.identity().database;
-            (EntryState::Published(Box::new(manifest)), database)
+            (EntryState::Published(manifest), database)
         }
         Record::Tombstone(tombstone) => {
             let database = tombstone.database;
@@ -346,7 +350,7 @@ pub async fn find_published(
     let mut other = SnapshotError::NoSnapshot { id };
     for name in find_names(store, id).await? {
         match read_record(store, name).await {
-            Ok(Record::Published(manifest)) => return Ok(manifest),
+            Ok(Record::Published(manifest)) => return Ok(*manifest),
             Ok(Record::Tombstone(tombstone)) => {
                 other = SnapshotError::NotPublished { id, state: tombstone.state.name() };
             }

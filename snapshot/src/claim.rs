@@ -72,6 +72,19 @@ impl Claim {
         })
     }
 
+    /// Compares the claim with the manifest of the same id.
+    ///
+    /// # Errors
+    /// [`Damage`] that names the claim, if it is another snapshot's.
+    pub fn check_names(&self, name: SnapshotName, uuid: SnapshotUuid) -> Result<(), Damage> {
+        if self.snapshot == Some((name, uuid)) {
+            return Ok(());
+        }
+        let found = self.snapshot.map_or("none".into(), |(name, uuid)| format!("{name} {uuid}"));
+        let flaw = mismatch("the snapshot", format!("{name} {uuid}"), found);
+        Err(Damage::whole(paths::claim(self.id), flaw))
+    }
+
     /// The claim stored at `id`.
     ///
     /// # Errors
@@ -146,7 +159,7 @@ impl Claimant {
             Some(id) => read_claim(&*store, *id, identity.database).await?.epoch,
             None => 0,
         };
-        let mut claimant = Self { store, identity, nonce, epoch: epoch + 1, last };
+        let mut claimant = Self { store, identity, nonce, epoch: epoch.saturating_add(1), last };
         let mut open: Vec<SnapshotId> =
             known.claims.difference(&known.manifests).copied().collect();
         // Whoever claims meanwhile is an earlier writer that has not met us, or another takeover.
@@ -154,7 +167,7 @@ impl Claimant {
             match claimant.try_claim(None, now_us).await? {
                 Claimed::Ours(_) => break,
                 Claimed::Theirs(claim) => {
-                    claimant.epoch = claimant.epoch.max(claim.epoch + 1);
+                    claimant.epoch = claimant.epoch.max(claim.epoch.saturating_add(1));
                     open.push(claim.id);
                 }
             }

@@ -2,7 +2,13 @@
 //!
 //! Bodies are never copied unless they are small: headers and small bodies are gathered in one
 //! buffer, large bodies go to the store as they came. At most [`PARTS_IN_FLIGHT`] parts of about
-//! [`PART_BYTES`] are being written while the next fills; then the caller waits.
+//! [`PART_BYTES`] are being written while the next fills; then the caller waits. That is about 24
+//! MiB a core.
+//!
+//! Measured on the local store (ext4, 2 CPUs): 1.0 GB/s from a channel to disk, synced, for 0.65 s
+//! of CPU a gigabyte, the sender's copies included; `dd` with one fsync at the end does 1.6 GB/s.
+//! So object_store's own multipart serves: each part is one write at its offset, and one fsync and
+//! a rename end it.
 
 use std::sync::Arc;
 

@@ -98,29 +98,37 @@ async fn delete_named(
     name: SnapshotName,
     reason: &str,
 ) -> Result<(Tombstone, Removed), SnapshotError> {
-    let (identity, uuid, created_at_us) = match read_record(store, name).await {
+    let raw = match read_record(store, name).await {
         Ok(Record::Tombstone(tombstone)) => return Ok((tombstone, sweep(store, name).await?)),
         Ok(Record::Published(manifest)) => {
-            (manifest.identity(), manifest.snapshot_uuid(), manifest.meta().created_at_us)
+            let (uuid, at) = (manifest.snapshot_uuid(), manifest.meta().created_at_us);
+            let mut raw = deleted(name, manifest.identity(), uuid, reason, at);
+            raw.meta.end_lsn = manifest.meta().end_lsn;
+            raw
         }
         Err(SnapshotError::Damaged(damage)) if !matches!(damage.flaw, Flaw::Version(_)) => {
-            claimed(store, name).await?
+            let (identity, uuid, at) = claimed(store, name).await?;
+            deleted(name, identity, uuid, reason, at)
         }
         Err(error) => return Err(error),
     };
-    let state = State::Deleted;
-    let raw = RawManifest::tombstone(state, name, identity, uuid, reason.into(), created_at_us);
-    let path = name.manifest();
-    store::put(store, &path, raw.encode().into()).await?;
-    let tombstone = Tombstone {
-        name,
-        database: identity.database,
-        snapshot_uuid: uuid,
-        state,
-        reason: reason.into(),
-        created_at_us,
-    };
-    Ok((tombstone, sweep(store, name).await?))
+    let body = raw.encode();
+    store::put(store, &name.manifest(), body.clone().into()).await?;
+    let removed = sweep(store, name).await?;
+    match Record::decode(name, &body)? {
+        Record::Tombstone(tombstone) => Ok((tombstone, removed)),
+        Record::Published(_) => unreachable!("a manifest made to be a tombstone"),
+    }
+}
+
+fn deleted(
+    name: SnapshotName,
+    identity: Identity,
+    uuid: SnapshotUuid,
+    reason: &str,
+    created_at_us: u64,
+) -> RawManifest {
+    RawManifest::tombstone(State::Deleted, name, identity, uuid, reason.into(), created_at_us)
 }
 
 /// What the claim knows of a snapshot whose manifest is damaged. The history is lost with it.

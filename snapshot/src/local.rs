@@ -1,8 +1,8 @@
 //! A folder on this machine as an object store that keeps its promises.
 //!
 //! object_store's `LocalFileSystem` does the reading and writing (with fsync); this wrapper mends
-//! what its code does otherwise than a store must: deletes are not synced, and a listing skips
-//! what it may not look at, and is empty when the whole folder is gone. Files named `x#1` are
+//! what its code does otherwise than a store must: deletes are not synced, nor is what a create
+//! finds; and a listing skips what it may not look at, and is empty when the whole folder is gone. Files named `x#1` are
 //! writes that have not finished, and no objects.
 
 use std::fmt;
@@ -126,7 +126,14 @@ impl ObjectStore for LocalStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, opts).await
+        let result = self.inner.put_opts(location, payload, opts).await;
+        if let Err(object_store::Error::AlreadyExists { .. }) = result {
+            // What a create reports as existing may be another's link, or that of an earlier try,
+            // of which the folder was not synced. Nobody may build on it before it is.
+            let file = self.inner.path_to_filesystem(location)?;
+            blocking(move || file.parent().map_or(Ok(()), sync_folder)).await?;
+        }
+        result
     }
 
     async fn put_multipart_opts(
@@ -232,7 +239,8 @@ fn walk(folder: &FsPath, each: &mut dyn FnMut(PathBuf, bool) -> io::Result<()>) 
             Err(e) => Err(e),
         };
         match done {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.try_exists()? => {}
+            // Not `exists`, which takes a broken link for nothing.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {}
             done => done?,
         }
     }

@@ -156,7 +156,7 @@ pub struct RawManifest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A whole snapshot.
-    Published(Manifest),
+    Published(Box<Manifest>),
     /// What stands where one was given up or deleted.
     Tombstone(Tombstone),
 }
@@ -166,6 +166,8 @@ pub enum Record {
 pub struct Tombstone {
     /// The snapshot.
     pub name: SnapshotName,
+    /// The highest LSN that it held; that of its name if it never was published.
+    pub end_lsn: Lsn,
     /// The database.
     pub database: DatabaseId,
     /// The attempt.
@@ -255,8 +257,12 @@ impl RawManifest {
         equal("snapshot_id", name.id, meta.snapshot_id)?;
         equal("begin_lsn", name.begin_lsn, meta.begin_lsn)?;
         if self.state != State::Published {
+            if meta.end_lsn < meta.begin_lsn {
+                return Err(mismatch("end_lsn", "at or above begin_lsn", meta.end_lsn));
+            }
             return Ok(Record::Tombstone(Tombstone {
                 name,
+                end_lsn: self.meta.end_lsn,
                 database: self.database_id,
                 snapshot_uuid: self.snapshot_uuid,
                 state: self.state,
@@ -267,7 +273,7 @@ impl RawManifest {
         self.check_kind()?;
         self.check_parts()?;
         self.check_objects(name)?;
-        Ok(Record::Published(Manifest { raw: self, name }))
+        Ok(Record::Published(Box::new(Manifest { raw: self, name })))
     }
 
     fn check_kind(&self) -> Result<(), Flaw> {

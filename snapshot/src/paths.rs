@@ -18,6 +18,10 @@ pub const WAL: &str = "wal";
 /// The last object of a snapshot to be written, in the snapshot's folder.
 pub const MANIFEST: &str = "manifest.msgpack";
 
+/// The highest id that a name may hold, inclusive: a name above it was not given by counting, and
+/// counting on from it must not overflow.
+pub const ID_LIMIT: u64 = 999_999_999_999;
+
 /// A snapshot's full name: its id in the store and its begin LSN, `snap-000007-lsn0...`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
@@ -31,7 +35,7 @@ impl SnapshotName {
     /// The name that this folder has below [`SNAPSHOTS`], if it is a snapshot's.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, lsn) = text.strip_prefix("snap-")?.split_once("-lsn")?;
-        Some(Self { id: SnapshotId(number(id, 6)?), begin_lsn: Lsn(number(lsn, 20)?) })
+        Some(Self { id: snapshot_id(id)?, begin_lsn: Lsn(number(lsn, 20)?) })
     }
 
     /// The folder that holds the snapshot.
@@ -98,7 +102,7 @@ impl Named {
         let text = path.as_ref();
         let (folder, rest) = text.split_once('/')?;
         match folder {
-            CLAIMS => Some(Self::Claim(SnapshotId(number(rest, 6)?))),
+            CLAIMS => Some(Self::Claim(snapshot_id(rest)?)),
             WAL => Some(Self::Wal(number(rest, 12)?)),
             SNAPSHOTS => {
                 let (name, file) = rest.split_once('/')?;
@@ -147,6 +151,10 @@ fn core_file(file: &str) -> Option<(ShardId, u32)> {
     Some((ShardId(u16::try_from(number(core, 1)?).ok()?), piece))
 }
 
+fn snapshot_id(text: &str) -> Option<SnapshotId> {
+    number(text, 6).filter(|id| *id <= ID_LIMIT).map(SnapshotId)
+}
+
 /// A decimal number of at least `width` digits, padded with zeros only up to that width.
 fn number(text: &str, width: usize) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -186,6 +194,7 @@ mod tests {
             "claims/0000001",
             "claims/+00001",
             "claims/00000a",
+            "claims/18446744073709551615",
             "snapshots/snap-000001-lsn5/manifest.msgpack",
             "snapshots/snap-000001-lsn00000000000000000005/core-0.0.snap",
             "snapshots/snap-000001-lsn00000000000000000005/core-00.snap",

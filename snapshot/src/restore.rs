@@ -12,10 +12,10 @@ use cutwater_engine::types::SnapshotId;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 
 use crate::catalog::find_published;
-use crate::chunk::mismatch;
 use crate::claim::Claim;
 use crate::decoder::{CoreDecoder, Step};
 use crate::error::{Damage, Operation, SnapshotError, StoreError};
+use crate::ident::WriterNonce;
 use crate::local::create_folder;
 use crate::manifest::{Manifest, StoredObject, object_path};
 use crate::paths;
@@ -61,8 +61,7 @@ pub async fn copy_snapshot(
     for object in manifest.objects() {
         check_length(&**from, object).await?;
     }
-    let claim = store::get(&**from, &paths::claim(id)).await?;
-    check_claim(&manifest, &claim)?;
+    let claim = claim_of(&**from, &manifest).await?;
     create(to, &paths::claim(id), claim, &manifest).await?;
 
     let mut done = Progress { done_bytes: 0, total_bytes: manifest.meta().data_bytes };
@@ -100,16 +99,33 @@ fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
     }
 }
 
-/// The claim must be that of this very snapshot.
-fn check_claim(manifest: &Manifest, bytes: &Bytes) -> Result<(), Damage> {
-    let name = manifest.name();
-    let claim = Claim::decode(name.id, bytes)?;
-    if claim.snapshot == Some((name, manifest.snapshot_uuid())) {
-        return Ok(());
-    }
-    let found = claim.snapshot.map_or("none".into(), |(name, uuid)| format!("{name} {uuid}"));
-    let expected = format!("{name} {}", manifest.snapshot_uuid());
-    Err(Damage::whole(paths::claim(name.id), mismatch("the snapshot", expected, found)))
+/// The snapshot's claim. Where the source's is missing or damaged the data is none the worse, and
+/// a restore must not fail for it: the copy then gets a claim of epoch 0, below every writer's.
+async fn claim_of(from: &dyn ObjectStore, manifest: &Manifest) -> Result<Bytes, SnapshotError> {
+    let (name, uuid) = (manifest.name(), manifest.snapshot_uuid());
+    let path = paths::claim(name.id);
+    let reason = match store::get(from, &path).await {
+        Ok(bytes) => {
+            let checked =
+                Claim::decode(name.id, &bytes).and_then(|claim| claim.check_names(name, uuid));
+            match checked {
+                Ok(()) => return Ok(bytes),
+                Err(damage) => damage.to_string(),
+            }
+        }
+        Err(error) if error.is_not_found() => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    tracing::warn!(snapshot = %name, reason, "the claim cannot be copied: a new one is written");
+    let claim = Claim {
+        id: name.id,
+        epoch: 0,
+        nonce: WriterNonce::default(),
+        database: manifest.identity().database,
+        snapshot: Some((name, uuid)),
+        created_at_us: manifest.meta().created_at_us,
+    };
+    Ok(claim.encode().into())
 }
 
 async fn create(

@@ -96,21 +96,21 @@ pub(crate) enum Created {
     Theirs(Bytes),
 }
 
-/// Creates an object unless there is one. A create of unknown outcome is read back: bytes that are
-/// exactly ours (they carry a nonce) are success.
+/// Creates an object unless there is one. One that exists is read back: bytes that are exactly
+/// ours (they carry a nonce) are an earlier try of this very call, so success. Any other error is
+/// returned even though the object may have appeared: it may not be durable.
 pub(crate) async fn create(
     store: &dyn ObjectStore,
     path: &Path,
     body: Bytes,
 ) -> Result<Created, StoreError> {
-    let Err(error) = put_new(store, path, body.clone()).await else { return Ok(Created::Ours) };
-    if !error.is_already_exists() && !error.is_retryable() {
-        return Err(error);
-    }
-    match get(store, path).await {
-        Ok(found) if found == body => Ok(Created::Ours),
-        Ok(found) => Ok(Created::Theirs(found)),
-        Err(_) => Err(error),
+    match put_new(store, path, body.clone()).await {
+        Ok(()) => Ok(Created::Ours),
+        Err(error) if error.is_already_exists() => {
+            let found = get(store, path).await?;
+            Ok(if found == body { Created::Ours } else { Created::Theirs(found) })
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads a whole snapshot and believes nothing: lengths, checksums, chunk order, counts, totals,
-//! every entry and every tail record's LSN, and, where the writer counted keys per slot, those.
+//! every entry, every tail record's LSN, the claim, and, where the writer counted keys per slot,
+//! those.
 
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use crate::catalog::find_published;
-use crate::chunk::mismatch;
-use crate::error::{Damage, SnapshotError};
+use crate::chunk::{Chunk, mismatch};
+use crate::claim::read_claim;
+use crate::error::{Damage, Flaw, SnapshotError};
 use crate::manifest::Manifest;
 use crate::reader::{CoreReader, check_length};
 
@@ -50,6 +52,8 @@ pub async fn verify(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VerifyReport, SnapshotError> {
     let manifest = find_published(&**store, id).await?;
+    let claim = read_claim(&**store, id, manifest.identity().database).await?;
+    claim.check_names(manifest.name(), manifest.snapshot_uuid())?;
     // What is plainly missing is said at once, not after hours of reading.
     for object in manifest.objects() {
         check_length(&**store, object).await?;
@@ -84,10 +88,10 @@ pub async fn verify(
 
 /// Decodes every entry; tail records must lie in (watermark, end_lsn].
 fn check_entries(
-    chunk: &crate::chunk::Chunk,
+    chunk: &Chunk,
     (watermark, end_lsn): (Lsn, Lsn),
     slots: &mut [u64],
-) -> Result<(), crate::error::Flaw> {
+) -> Result<(), Flaw> {
     let mut outside = None;
     let mut not_image = false;
     chunk.for_each_op(|lsn, op| match (lsn, op) {
@@ -110,7 +114,7 @@ fn check_entries(
 }
 
 /// Damage inside a chunk whose checksum is right: the writer's, so the chunk is named by number.
-fn place(manifest: &Manifest, core: ShardId, sequence: u64, flaw: crate::error::Flaw) -> Damage {
+fn place(manifest: &Manifest, core: ShardId, sequence: u64, flaw: Flaw) -> Damage {
     let object = manifest.objects_of(core).next().map_or("", |object| &object.name);
     Damage::whole(format!("{object} (chunk {sequence} of core {core})"), flaw)
 }

@@ -93,7 +93,8 @@ impl SnapshotWriter {
     /// # Errors
     /// [`SnapshotError::MissingPart`] or [`SnapshotError::Parts`] if the parts are not those of
     /// this snapshot, [`SnapshotError::Superseded`] if another writer has aborted it, or the
-    /// store's error, after which it may or may not be published: [`SnapshotWriter::abort`] tells.
+    /// store's error, after which it may or may not be published, and durably or not: call
+    /// [`SnapshotWriter::abort`], and recycle no log on its account.
     pub async fn finish(
         &self,
         cores: Vec<FinishedCore>,
@@ -102,7 +103,7 @@ impl SnapshotWriter {
         let raw = self.manifest(cores, slot_counts)?;
         let body = raw.encode();
         let manifest = match Record::decode(self.name, &body) {
-            Ok(Record::Published(manifest)) => manifest,
+            Ok(Record::Published(manifest)) => *manifest,
             Ok(Record::Tombstone(_)) => unreachable!("a manifest made to be published"),
             Err(damage) => return Err(SnapshotError::Parts { reason: damage.flaw.to_string() }),
         };
