@@ -155,6 +155,6 @@ fn is_no_room(error: &io::Error) -> bool {
 #[expect(clippy::disallowed_methods, reason = "identities of segments, seeds and ids begin here")]
 pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(u64::from_le_bytes(bytes))
 }

@@ -428,7 +428,7 @@ impl Recorder<'_> {
 
     /// Adds ops that were encoded already.
     pub fn encoded_ops(&mut self, ops: &[u8]) {
-        self.writer.stream.extend_from_slice(ops);
+        self.writer.stream.buffer().extend_from_slice(ops);
     }
 
     /// Ends the record and returns the position after it, which a reply waits for. `None` if it
