@@ -83,9 +83,7 @@ impl<'a> Loader<'a> {
 
     fn logs_of_start(&self, recovery: &Recovery, logs: &[ResolvedLog]) -> Result<(), OpenError> {
         let result = self.side_by_side(logs, |log, sink| {
-            recovery.replay(log.log, Lsn::ZERO, &mut |record: &Record<'_>| {
-                sink.add(record.ops)
-            })
+            recovery.replay(log.log, Lsn::ZERO, &mut |record: &Record<'_>| sink.add(record.ops))
         });
         result.map_err(|failure| match failure {
             LoadFailure::Log(error) => error.into(),

@@ -387,7 +387,9 @@ impl Shell {
                 self.snapshot = None;
             }
         }
-        self.loaded.drain(..).for_each(|done| drop(done.send(())));
+        for done in self.loaded.drain(..) {
+            let _ = done.send(());
+        }
     }
 
     fn answer_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
