@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::identity::{IDENTITY_DRAFT, IDENTITY_FILE, Identity, IdentityError};
-use crate::lock::{DataLock, LOCK_FILE, LockError};
+use cutwater_engine::engine::lock::{DataLock, LOCK_FILE, LockError};
 
 /// Only the user that the server runs as sees the data.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -82,7 +82,7 @@ pub struct DataDir {
     path: PathBuf,
     identity: Identity,
     is_new: bool,
-    _lock: DataLock,
+    lock: Option<DataLock>,
 }
 
 impl DataDir {
@@ -110,7 +110,12 @@ impl DataDir {
                 identity
             }
         };
-        Ok(Self { path: path.to_owned(), identity, is_new: known.is_none(), _lock: lock })
+        Ok(Self { path: path.to_owned(), identity, is_new: known.is_none(), lock: Some(lock) })
+    }
+
+    /// Hands the lock over, to the engine that will use the directory.
+    pub fn take_lock(&mut self) -> Option<DataLock> {
+        self.lock.take()
     }
 
     /// Where it is, as it was configured.

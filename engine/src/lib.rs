@@ -12,4 +12,4 @@ pub mod shard;
 pub mod slot;
 pub mod types;
 
-pub use engine::{Client, Engine, EngineConfig};
+pub use engine::{Client, Engine, EngineConfig, ImageSource, SnapshotError as SnapshotStreamError};

@@ -37,12 +37,21 @@ pub struct SnapshotSpec {
     pub created_at_us: u64,
     /// The length at which a core's stream goes on in a further object.
     pub piece_limit_bytes: u64,
+    /// Why it was taken, if not because somebody asked for it.
+    pub reason: Option<String>,
 }
 
 impl SnapshotSpec {
     /// A base snapshot with pieces of the usual length.
     pub fn base(begin_lsn: Lsn, num_cores: u16, uuid: SnapshotUuid, created_at_us: u64) -> Self {
-        Self { begin_lsn, num_cores, uuid, created_at_us, piece_limit_bytes: PIECE_BYTES }
+        Self {
+            begin_lsn,
+            num_cores,
+            uuid,
+            created_at_us,
+            piece_limit_bytes: PIECE_BYTES,
+            reason: None,
+        }
     }
 }
 
@@ -178,7 +187,7 @@ impl SnapshotWriter {
             history_id: self.identity.history,
             snapshot_uuid: self.spec.uuid,
             state: State::Published,
-            reason: None,
+            reason: self.spec.reason.clone(),
             cores,
             slot_counts,
             objects,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cutwater_control::identity::{Fork, Identity, IdentityError};
-use cutwater_control::lock::{DataLock, LockError};
+use cutwater_engine::engine::lock::{DataLock, LockError};
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::Catalog;

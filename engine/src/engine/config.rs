@@ -110,24 +110,15 @@ pub trait ImageSource: Send + Sync {
     /// How many parts it has; they are read side by side.
     fn parts(&self) -> usize;
 
-    /// Hands out the ops of one part, in order.
+    /// Hands out the ops of one part, in order; with `with_tail` also those of the records above the
+    /// part's watermark, which only a start needs whose logs do not continue the image.
     ///
     /// # Errors
     /// A text that names the object and the reason, or the sink's own.
     fn read(
         &self,
         part: usize,
-        sink: &mut dyn FnMut(Vec<u8>) -> Result<(), String>,
-    ) -> Result<(), String>;
-
-    /// Hands out the records above the part's watermark, as LSN and ops, in log order. Only used
-    /// where no log continues the image.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    fn read_tail(
-        &self,
-        part: usize,
-        sink: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), String>,
+        with_tail: bool,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String>;
 }

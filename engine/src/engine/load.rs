@@ -57,13 +57,8 @@ impl<'a> Loader<'a> {
     pub fn image(&self, image: &dyn ImageSource, with_tail: bool) -> Result<(), OpenError> {
         let parts: Vec<usize> = (0..image.parts()).collect();
         let result = self.side_by_side(&parts, |part, sink| {
-            image.read(*part, &mut |ops| sink.add(&ops).map_err(|failure| failure.text()))?;
-            if with_tail {
-                image.read_tail(*part, &mut |_, ops| {
-                    sink.add(ops).map_err(|failure| failure.text())
-                })?;
-            }
-            Ok(())
+            let add = &mut |ops: &[u8]| sink.add(ops).map_err(LoadFailure::text);
+            image.read(*part, with_tail, add).map_err(LoadFailure::Other)
         });
         result.map_err(|failure| OpenError::Image { name: image.name(), reason: failure.text() })
     }

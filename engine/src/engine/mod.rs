@@ -221,6 +221,11 @@ impl AdminReplier {
         Self { shard: Some(shard), conn, slot, version }
     }
 
+    /// Ends the command without a reply: the connection is about to be closed (SHUTDOWN).
+    pub fn silently(mut self) {
+        self.send(|_| {});
+    }
+
     /// Sends the reply.
     pub fn reply(mut self, write: impl FnOnce(&mut Reply<'_>)) {
         self.send(write);

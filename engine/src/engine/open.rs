@@ -133,7 +133,8 @@ fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Gro
             check_clock(config, end)?;
             return Ok(Ground {
                 recovery: None,
-                start: StartId(1),
+                // No log of this number exists: a snapshot taken now stands for itself.
+                start: StartId(0),
                 identity: identity.map_err(|error: OpenError| error)?,
                 floor: end,
                 with_tail: true,

@@ -90,9 +90,13 @@ pub struct Shell {
     loaded: Vec<flume::Sender<()>>,
     second_at_micros: u64,
     stopping: bool,
+    /// When clients that do not take their replies are given up.
+    stop_by_micros: u64,
     failure: Option<FailureReason>,
 }
 
+/// How long a stopping shard waits for clients to take their replies.
+const DRAIN_MICROS: u64 = 2_000_000;
 /// Tokens of syncs have this bit; the others are writes.
 const SYNC_TOKEN: u64 = 1 << 63;
 
@@ -134,6 +138,7 @@ impl Shell {
             loaded: Vec::new(),
             second_at_micros: 0,
             stopping: false,
+            stop_by_micros: 0,
             failure: None,
         })
     }
@@ -326,6 +331,8 @@ impl Shell {
 
     fn stop(&mut self) {
         self.stopping = true;
+        self.stop_by_micros = self.time.now_micros() + DRAIN_MICROS;
+        self.core.stop_reading();
         for listener in self.listeners.drain(..) {
             self.ring.stop_listening(listener);
         }
@@ -335,9 +342,12 @@ impl Shell {
     /// Whether a stopping shard has nothing left that was promised to anybody.
     fn is_drained(&mut self) -> bool {
         let replies_left = self.core.has_unsent_replies() || !self.clients.is_empty();
+        let patient = self.time.now_micros() < self.stop_by_micros;
         let journal = self.core.journal();
         let durable = journal.durable() >= journal.tail();
-        durable && !replies_left && self.ring.file_operations() == 0
+        durable
+            && self.ring.file_operations() == 0
+            && self.shared.all_drained(self.id, !(replies_left && patient))
     }
 
     fn every_second(&mut self) {

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::entry::Op;
 use crate::net::{Doorbell, InboxSender};
 use crate::shard::cut::{AbandonReason, ChunkBudget, CutEvent};
 use crate::types::{LogId, Lsn, Position, SnapshotId};
@@ -79,12 +80,10 @@ pub enum PartEvent {
     /// A run of the image.
     Chunk(ImageChunk),
     /// The end: the records from the watermark to the snapshot's end, and the log is durable past
-    /// it. Each `u32` length of the ops, `u64` LSN, ops.
+    /// it.
     End {
-        /// The encoded records.
-        tail: Vec<u8>,
-        /// How many.
-        records: u64,
+        /// LSN and encoded ops of each record, in log order.
+        tail: Vec<(Lsn, Vec<u8>)>,
     },
 }
 
@@ -100,8 +99,20 @@ pub struct ImageChunk {
 }
 
 impl ImageChunk {
+    /// How many ops there are: an entry, or a further piece of a large value, each.
+    pub fn count_ops(&self) -> u32 {
+        let (mut rest, mut count) = (self.ops.as_slice(), 0);
+        while !rest.is_empty() {
+            Op::decode(&mut rest).expect("our own encoder wrote the ops");
+            count += 1;
+        }
+        count
+    }
+}
+
+impl AsRef<[u8]> for ImageChunk {
     /// The encoded ops.
-    pub fn ops(&self) -> &[u8] {
+    fn as_ref(&self) -> &[u8] {
         &self.ops
     }
 }
@@ -141,7 +152,7 @@ impl PartStream {
                 budget: Arc::clone(&self.budget),
                 wake: self.wake.clone(),
             })),
-            CutEvent::Done { tail, records, .. } => Ok(PartEvent::End { tail, records }),
+            CutEvent::Done { tail, .. } => Ok(PartEvent::End { tail }),
             CutEvent::Abandoned { reason, .. } => Err(reason.into()),
             CutEvent::Frozen { .. } => unreachable!("a view freezes once"),
         }

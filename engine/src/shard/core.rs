@@ -108,6 +108,8 @@ pub struct ShardCore {
     pub(super) reclaiming: bool,
     /// The seed of the keyspace's hash.
     pub(super) seed: u64,
+    /// The engine is stopping: no more commands are begun.
+    pub(super) stopping: bool,
     /// What the outside has to do.
     pub effects: Effects,
 }
@@ -158,6 +160,7 @@ impl ShardCore {
             expire_again_ms: 0,
             reclaiming: false,
             seed,
+            stopping: false,
             effects: Effects::default(),
             shared,
         }
@@ -222,6 +225,11 @@ impl ShardCore {
             connection.closing = true;
             self.mark_dirty(conn);
         }
+    }
+
+    /// The engine is stopping: what was not read yet is not executed.
+    pub fn stop_reading(&mut self) {
+        self.stopping = true;
     }
 
     /// Whether a client still waits for a reply, or has not taken it.

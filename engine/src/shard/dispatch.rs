@@ -21,7 +21,7 @@ const MAX_QUEUED_BYTES: usize = 1 << 30;
 impl ShardCore {
     /// Handles new bytes of a connection, and what it had left over.
     pub(super) fn read(&mut self, connection: &mut Connection, bytes: &[u8]) {
-        if connection.closing {
+        if connection.closing || self.stopping {
             return;
         }
         // The usual case: whole requests in the network's buffer, and nothing left over.
@@ -83,7 +83,7 @@ impl ShardCore {
 
     /// Runs the commands of a virtual connection until one has to wait.
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
-        while !connection.must_wait() {
+        while !connection.must_wait() && !self.stopping {
             let Some(args) = connection.queue.pop_front() else { return };
             if !self.command(connection, args.as_args()) {
                 connection.queue.push_front(args);

@@ -105,6 +105,8 @@ pub struct ShardStats {
     pub transactions: AtomicU64,
     /// The highest LSN given or seen.
     pub lsn: AtomicU64,
+    /// The shard is stopping and has answered everybody.
+    pub drained: AtomicBool,
 }
 
 impl ShardStats {
@@ -191,6 +193,13 @@ impl Shared {
     pub fn sum(&self, counter: impl Fn(&ShardStats) -> &AtomicU64) -> u64 {
         let value = |stats| counter(stats).load(Ordering::Relaxed);
         self.stats.iter().map(value).fold(0, u64::wrapping_add)
+    }
+
+    /// Notes whether a stopping shard has nothing left to say, and answers whether none has: until
+    /// then each may still be asked by the others.
+    pub fn all_drained(&self, shard: ShardId, drained: bool) -> bool {
+        self.stats(shard).drained.store(drained, Ordering::Release);
+        drained && self.stats.iter().all(|stats| stats.drained.load(Ordering::Acquire))
     }
 
     /// A number for CLIENT ID.
