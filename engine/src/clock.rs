@@ -85,10 +85,7 @@ impl TimeSource {
     pub fn starting_above(floor: Lsn) -> Self {
         let boot = read_clock(libc::CLOCK_BOOTTIME);
         let wall = read_clock(libc::CLOCK_REALTIME).max(floor.micros() as i64 + 1);
-        Self {
-            offset_micros: AtomicI64::new(wall - boot),
-            slewed_at_micros: AtomicI64::new(boot),
-        }
+        Self { offset_micros: AtomicI64::new(wall - boot), slewed_at_micros: AtomicI64::new(boot) }
     }
 
     /// Microseconds since the Unix epoch.
@@ -103,8 +100,8 @@ impl TimeSource {
         let boot = read_clock(libc::CLOCK_BOOTTIME);
         let elapsed = boot - self.slewed_at_micros.swap(boot, Ordering::Relaxed);
         let bound = elapsed.max(0) * SLEW_PARTS_PER_MILLION / 1_000_000;
-        let error = read_clock(libc::CLOCK_REALTIME)
-            - (boot + self.offset_micros.load(Ordering::Relaxed));
+        let error =
+            read_clock(libc::CLOCK_REALTIME) - (boot + self.offset_micros.load(Ordering::Relaxed));
         self.offset_micros.fetch_add(error.clamp(-bound, bound), Ordering::Relaxed);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod engine;
 pub mod entry;
 pub mod keyspace;
 pub mod log;
@@ -10,3 +11,5 @@ pub mod resp;
 pub mod shard;
 pub mod slot;
 pub mod types;
+
+pub use engine::{Client, Engine, EngineConfig, ImageSource, SnapshotError as SnapshotStreamError};

@@ -139,8 +139,7 @@ pub(super) fn expire(
 ) -> Outcome {
     let conditions = Conditions::parse(args.skip(3))?;
     let number = parse::integer(&args[2]).ok_or(CommandError::NotInteger)?;
-    let at_ms =
-        form.instant(number, context.now_ms).ok_or(CommandError::ExpireTime(command))?;
+    let at_ms = form.instant(number, context.now_ms).ok_or(CommandError::ExpireTime(command))?;
     let key = context.key(&args[1]);
     let old = context.get(&key).map(EntryView::expires_at_ms);
     let changes = old.is_some_and(|old| conditions.allow(old, at_ms));

@@ -7,7 +7,11 @@ use super::parse::is_option;
 use crate::resp::{Args, Reply};
 
 /// FLUSHALL [ASYNC | SYNC]
-pub(super) fn flushall(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
+pub(super) fn flushall(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Outcome {
     check_mode(args)?;
     context.clear(None);
     reply.ok();

@@ -44,9 +44,12 @@ pub(super) fn rename(context: &mut Context<'_>, args: Args<'_>, reply: &mut Repl
 }
 
 /// The options of COPY.
-struct CopyOptions {
-    db: DbIndex,
-    replace: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// The database that is written to.
+    pub db: DbIndex,
+    /// Whether the destination may exist.
+    pub replace: bool,
 }
 
 /// COPY source destination [DB destination-db] [REPLACE]
@@ -68,16 +71,14 @@ pub(super) fn copy(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<
     Ok(())
 }
 
-/// The database that a COPY writes to, for whoever must know before it runs.
-///
-/// # Errors
-/// What the command itself answers.
-pub fn copy_target_db(args: Args<'_>, current: DbIndex) -> Result<DbIndex, CommandError> {
-    CopyOptions::parse(args, current).map(|options| options.db)
-}
-
 impl CopyOptions {
-    fn parse(args: Args<'_>, current: DbIndex) -> Result<Self, CommandError> {
+    /// Reads the options behind `COPY source destination` of a client in the database `current`;
+    /// also for whoever must know where the command writes before it runs.
+    ///
+    /// # Errors
+    /// What the command answers: [`CommandError::Syntax`], or one that says what is wrong with the
+    /// database.
+    pub fn parse(args: Args<'_>, current: DbIndex) -> Result<Self, CommandError> {
         let mut options = Self { db: current, replace: false };
         let mut rest = args.skip(3).iter();
         while let Some(option) = rest.next() {

@@ -43,7 +43,7 @@ pub(super) fn msetnx(context: &mut Context<'_>, args: Args<'_>, reply: &mut Repl
 /// # Errors
 /// [`CommandError::ArgumentCount`] with the command's name.
 pub fn check_pairs(args: Args<'_>, command: &'static str) -> Outcome {
-    if args.len() % 2 == 0 { Err(CommandError::ArgumentCount(command)) } else { Ok(()) }
+    if args.len().is_multiple_of(2) { Err(CommandError::ArgumentCount(command)) } else { Ok(()) }
 }
 
 fn put_pairs(context: &mut Context<'_>, args: Args<'_>) {

@@ -3,19 +3,21 @@
 //! On a write's journey this is the stage between the decoded request and the record. [`table`]
 //! says what a request is and which keys it touches; the caller routes it to the shards that own
 //! them, checks its number of arguments and what its flags demand, and has it run here by
-//! [`execute`], on the keys of one shard and through a [`Context`]: the keyspace at one instant, and
-//! the place where each change is written down as the [`crate::entry::Op`] that goes to the log.
+//! [`execute`], on the keys of one shard and through a [`Context`]: the keyspace at one instant,
+//! and the place where each change is written down as the [`crate::entry::Op`] that goes to the
+//! log.
 //!
 //! | file | commands |
 //! |---|---|
-//! | [`string`] | SET GET GETDEL SETNX |
-//! | [`number`] | INCR DECR INCRBY DECRBY INCRBYFLOAT, the last with [`long_double`] on [`natural`] |
-//! | [`range`] | APPEND STRLEN SETRANGE GETRANGE |
-//! | [`expiry`] | EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL PERSIST |
+//! | `string` | SET GET GETDEL SETNX |
+//! | `number` | INCR DECR INCRBY DECRBY INCRBYFLOAT, the last on `long_double` and `natural` |
+//! | `range` | APPEND STRLEN SETRANGE GETRANGE |
+//! | `expiry` | EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL PERSIST |
 //! | [`keys`] | DEL UNLINK EXISTS TYPE RENAME COPY |
 //! | [`many`] | MGET MSET MSETNX |
-//! | [`scan`] | SCAN KEYS DBSIZE RANDOMKEY, CLUSTER COUNTKEYSINSLOT and GETKEYSINSLOT; with [`glob`] |
+//! | [`scan`] | SCAN KEYS DBSIZE RANDOMKEY, the keys of a slot; patterns are read by [`glob`] |
 //! | [`flush`] | FLUSHALL FLUSHDB |
+//! | [`introspect`] | COMMAND, which needs no key; its syntaxes are read by `syntax` |
 //!
 //! [`parse`] reads arguments, [`error`] has the words of every refusal. Commands on the connection,
 //! the server and transactions belong to [`crate::shard`]; so does a command whose keys lie on
@@ -60,24 +62,14 @@ use crate::resp::{Args, Reply};
 /// # Panics
 /// If the arguments are fewer than the table allows, if a key is not of the context's keyspace, or
 /// if the command is none on keys: all three are mistakes of the caller.
-pub fn execute(
-    id: CommandId,
-    context: &mut Context<'_>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-) {
+pub fn execute(id: CommandId, context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) {
     if let Err(error) = run(id, context, args, reply) {
         reply.error(&error.to_string());
     }
 }
 
 #[inline]
-fn run(
-    id: CommandId,
-    context: &mut Context<'_>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-) -> Outcome {
+fn run(id: CommandId, context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     match id {
         CommandId::Set => string::set(context, args, reply),
         CommandId::Get => string::get(context, args, reply),
@@ -100,9 +92,7 @@ fn run(
         CommandId::Type => keys::type_of(context, args, reply),
         CommandId::Rename => keys::rename(context, args, reply),
         CommandId::Copy => keys::copy(context, args, reply),
-        CommandId::Expire => {
-            expiry::expire(context, args, TimeForm::IN_SECONDS, "expire", reply)
-        }
+        CommandId::Expire => expiry::expire(context, args, TimeForm::IN_SECONDS, "expire", reply),
         CommandId::PExpire => {
             expiry::expire(context, args, TimeForm::IN_MILLISECONDS, "pexpire", reply)
         }

@@ -44,9 +44,9 @@ impl Natural {
 
     /// How many bits the number has; 0 for 0.
     pub fn bits(&self) -> usize {
-        self.limbs.last().map_or(0, |top| {
-            self.limbs.len() * LIMB_BITS - top.leading_zeros() as usize
-        })
+        self.limbs
+            .last()
+            .map_or(0, |top| self.limbs.len() * LIMB_BITS - top.leading_zeros() as usize)
     }
 
     /// Multiplies by 2^count.

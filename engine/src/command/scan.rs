@@ -18,6 +18,10 @@ use crate::types::Slot;
 
 /// Entries that SCAN visits without COUNT.
 const DEFAULT_COUNT: usize = 10;
+/// How often one SCAN goes on where the keyspace stopped before the budget was used up: because of
+/// the slots that it looked at, most of them empty, or because of other databases' keys. Enough for
+/// all slots, so that a small database takes one call for each shard.
+const SCAN_ROUNDS: usize = 4;
 /// Entries that KEYS and RANDOMKEY visit between two looks at whether they are done.
 const BATCH_ENTRIES: usize = 1024;
 /// Random picks that may hit expired keys before RANDOMKEY searches for one that has not.
@@ -53,14 +57,21 @@ pub fn cursor_slot(cursor: &[u8]) -> Result<Slot, CommandError> {
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]
 pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let options = ScanOptions::parse(args)?;
-    let mut found = Found::default();
-    let next = options.cursor.and_then(|cursor| {
-        context.keyspace().scan(cursor, context.db, options.count, |entry| {
+    let end = context.keyspace().slots().end;
+    let (mut found, mut visited) = (Found::default(), 0);
+    let mut next = options.cursor;
+    for _ in 0..SCAN_ROUNDS {
+        let Some(cursor) = next.filter(|cursor| visited < options.count && cursor.slot().0 < end)
+        else {
+            break;
+        };
+        next = context.keyspace().scan(cursor, context.db, options.count - visited, |entry| {
+            visited += 1;
             if context.is_live(entry) && options.accept(entry) {
                 found.push(entry.key());
             }
-        })
-    });
+        });
+    }
     let next = next.map_or(0, ScanCursor::to_u64);
     reply.array(2);
     reply.bulk(itoa::Buffer::new().format(next).as_bytes());
@@ -150,7 +161,7 @@ pub(super) fn randomkey(context: &mut Context<'_>, reply: &mut Reply<'_>) -> Out
         reply.bulk(entry.key());
         return Ok(());
     }
-    // Nearly all keys have expired: any other will do, from a random slot on and then from the first.
+    // Nearly all keys have expired: any other will do, from a random slot on, then from the first.
     let from = Slot((context.random % u64::from(SLOT_COUNT)) as u16);
     match first_live_from(context, from).or_else(|| first_live_from(context, Slot(0))) {
         Some(key) => reply.bulk(&key),

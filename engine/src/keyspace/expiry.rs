@@ -14,9 +14,9 @@ const SLICE_SLOTS: usize = 8192;
 #[derive(Debug, Default)]
 pub(super) struct ExpiryVisit {
     /// The slot that is due next, as an index.
-    index: usize,
+    pub(super) index: usize,
     /// Where to go on in that slot; 0 is its beginning.
-    hash: u64,
+    pub(super) hash: u64,
     /// The lowest expiry seen in that slot so far, or put into it meanwhile.
     bound_ms: u64,
 }

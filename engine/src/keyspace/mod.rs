@@ -11,7 +11,7 @@
 //! - A key is in the table of its slot, in the database that its entry names; all 16 databases
 //!   share the slot's table.
 //! - Iteration goes by hash at every size of the tables, so a cursor survives any resize.
-//! - Every change goes through [`Keyspace::change`] or `clear`, which show the group of entries to
+//! - Every change goes through `change`, `remove` or `clear`, which show the group of entries to
 //!   a walk that goes on and has not reached it, before it changes.
 //! - `memory_bytes` is what was requested for entries and tables, to the byte, until it is freed.
 

@@ -352,6 +352,37 @@ fn expired_keys_are_found_once_due_and_bounds_hold() {
     }
 }
 
+/// An expiry put into the part of a slot that a round has passed already is not forgotten when the
+/// round sets the slot's bound.
+#[test]
+fn expiries_put_behind_a_round_keep_the_bound_low() {
+    let mut keys = Keyspace::new(0..SLOT_COUNT, 5);
+    for n in 0..500 {
+        let name = format!("{{tag}}{n}");
+        let key = keys.key(DbIndex(0), name.as_bytes());
+        let at = if n == 0 { 5 } else { 100 };
+        keys.put(&key, ValueKind::String, NewValue::Bytes(b"v"), Some(at));
+    }
+    let index = keys.index(slot_of(b"{tag}"));
+    while keys.expiry_visit.index != index || keys.expiry_visit.hash < 1 << 63 {
+        assert!(keys.expire_slice(5, 1, |_| true).more);
+    }
+    let mut first = Vec::new();
+    keys.keys_in_slot(slot_of(b"{tag}"), 1, |entry| first = entry.key().to_vec());
+    assert!(keys.set_expiry(&keys.key(DbIndex(0), &first), Some(7)));
+    while keys.expire_slice(5, 1, |_| true).more {}
+    // The one that was due and reported.
+    assert!(keys.remove(&keys.key(DbIndex(0), b"{tag}0")));
+    audit(&keys);
+    assert_eq!(keys.next_expiry_ms(), Some(7));
+}
+
+#[test]
+fn a_keyspace_may_move_to_its_thread() {
+    fn is_send<T: Send>(_: T) {}
+    is_send(Keyspace::new(0..1, 0));
+}
+
 #[test]
 fn a_random_key_is_about_any_key() {
     let mut keys = Keyspace::new(0..SLOT_COUNT, 7);

@@ -187,6 +187,6 @@ impl RandomWords {
         word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
         word ^= word >> 31;
-        (u128::from(word) * u128::from(bound) >> 64) as u64
+        ((u128::from(word) * u128::from(bound)) >> 64) as u64
     }
 }

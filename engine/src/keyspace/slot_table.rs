@@ -191,7 +191,8 @@ impl SlotTable {
             && len < MERGE_LEN
             && let Some(lower) = self.mergeable(index, shape)
         {
-            return self.merge(lower, shape);
+            // What has merged may be small enough to merge again: at most `MAX_DEPTH` times.
+            return self.merge(lower, shape) + self.reshape(hash, shape, hasher);
         }
         if len < capacity / 4 && bucket_count > 1 {
             // Room for half as many again, so that growing does not follow at once.

@@ -141,7 +141,7 @@ impl Subtable {
     }
 
     fn bucket_of_tag(&self, tag: u16) -> u32 {
-        u32::from(tag) * self.bucket_count >> 16
+        (u32::from(tag) * self.bucket_count) >> 16
     }
 
     /// The entry with this key.
@@ -447,4 +447,55 @@ fn free_buckets(buckets: NonNull<Bucket>, count: u32) {
     // SAFETY: `buckets` came from `allocate_buckets(count)`, and its owner gives it up.
     unsafe { dealloc(buckets.as_ptr().cast(), layout) };
     count_allocation(-1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cursor that stands behind a bucket is exactly the first hash of the next one, and fits
+    /// into the 48 bits that a scan keeps.
+    #[test]
+    fn buckets_follow_each_other_in_the_order_of_hashes() {
+        for depth in [0, 1, 7, MAX_DEPTH] {
+            for prefix in [0, u64::MAX.checked_shl(64 - depth).unwrap_or(0)] {
+                for bucket_count in [1, 2, 3, 5, 7, 8, 10, 320, 384, MAX_BUCKETS] {
+                    let table = Subtable::new(prefix, depth, bucket_count, 0);
+                    assert_eq!(table.bucket_of(prefix), 0);
+                    for bucket in 0..bucket_count - 1 {
+                        let next = table.hash_after(bucket).expect("not the last bucket");
+                        assert_eq!(next & 0xFFFF, 0);
+                        assert_eq!(table.bucket_of(next), bucket + 1);
+                        assert_eq!(table.bucket_of(next - 1), bucket);
+                    }
+                    assert_eq!(table.hash_after(bucket_count - 1), table.end());
+                    if let Some(end) = table.end() {
+                        assert_eq!(table.bucket_of(end - 1), bucket_count - 1);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chains_are_packed_and_free_what_they_do_not_need() {
+        let hasher = KeyHasher::new(1);
+        let mut table = Subtable::new(0, 0, 1, 9);
+        let name = |n: usize| format!("key{n}").into_bytes();
+        for n in 0..50 {
+            let (key, value) = (name(n), super::super::NewValue::Bytes(b"v"));
+            let kind = crate::entry::ValueKind::String;
+            let entry = Entry::new(DbIndex(0), &key, kind, Some(1), value.stored());
+            table.insert(hasher.hash(DbIndex(0), &key), entry);
+            assert_eq!(table.memory_bytes(), (n + 1).div_ceil(BUCKET_ENTRIES) * BUCKET_BYTES);
+        }
+        for n in 0..50 {
+            let key = name(n);
+            let place = table.find(hasher.hash(DbIndex(0), &key), DbIndex(0), &key);
+            assert_eq!(table.take(place.expect("inserted")).view().key(), key);
+            let left = (49 - n).div_ceil(BUCKET_ENTRIES).max(1);
+            assert_eq!((table.memory_bytes(), table.stamp(0)), (left * BUCKET_BYTES, 9));
+        }
+        assert_eq!(table.len(), 0);
+    }
 }

@@ -4,7 +4,8 @@
 //!
 //! 1. [`record`]: a change becomes a record, encoded straight into the writer's stream.
 //! 2. [`writer`]: the stream is cut into frames and the frames into effects ("write this block
-//!    there"); completions move the durable position. Pure: the shell owns the files.
+//!    there"); completions move the durable position. Pure: the shell owns the files. It consists
+//!    of `stream` (what waits), `durability` (what is in flight) and the place in the segments.
 //! 3. [`frame`] and [`segment`]: what the blocks of a segment file look like; [`buffer`] is the
 //!    aligned memory that they travel in.
 //! 4. [`disk`]: the blocking file operations that all of this needs, with the real implementation;
@@ -12,7 +13,7 @@
 //!
 //! And the way back, at a start:
 //!
-//! 5. [`reader`]: one log, validated frame by frame; tells an unfinished commit from damage.
+//! 5. [`reader`]: one log (over `segment_reader`, one file; errors in [`error`]), validated frame by frame; tells an unfinished commit from damage.
 //! 6. [`start`]: what earlier starts decided, one small file each.
 //! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
 //!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.
@@ -23,15 +24,32 @@
 
 pub mod buffer;
 pub mod disk;
+mod durability;
+pub mod error;
 pub mod frame;
+pub mod reader;
 pub mod record;
+pub mod recovery;
+pub mod resolve;
 pub mod segment;
+mod segment_reader;
 pub mod sim_disk;
+pub mod start;
+mod stream;
 pub mod writer;
 
 pub use buffer::AlignedBuffer;
 pub use disk::{FileDisk, FileEntry, LogDisk, LogFile};
+pub use error::{Fault, LogError};
+pub use reader::{Cut, Expected, LogFiles, LogReader, Scanned};
 pub use record::{Record, RecordError, TxnPart};
+pub use recovery::{
+    Coverage, NewStart, Part, Recovery, RecoveryError, Resolution, ResolvedLog, obsolete_files,
+};
 pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
 pub use sim_disk::SimDisk;
+pub use start::{LogEnd, StartRecord};
 pub use writer::{LogEffect, LogWriter, Recorder, SyncId, WriteId, WriterConfig};
+
+#[cfg(test)]
+mod tests;

@@ -261,7 +261,7 @@ mod tests {
         let hex: String = samples().concat().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            "19000000080706050403020100\
+            "18000000080706050403020100\
              0101016b000176\
              0301056f74686572\
              240000004d0000000000000003\

@@ -14,14 +14,16 @@
 //! a failed write nothing moves any more.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use super::buffer::{AlignedBuffer, BufferPool};
+use super::durability::Durability;
 use super::frame::{
     BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, MAX_PAYLOAD_BYTES, encode_frame, frame_bytes,
 };
+use super::reader::LogFiles;
 use super::record;
 use super::segment::{MIN_SEGMENT_BYTES, SEGMENT_HEADER_BYTES, SegmentIdentity, SegmentIndex};
+use super::stream::Stream;
 use crate::entry::Op;
 use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
 
@@ -31,8 +33,6 @@ pub const MAX_IN_FLIGHT: usize = 4;
 pub const EARLY_COMMIT_BYTES: usize = 16 * 1024;
 /// Waiting bytes above which [`LogWriter::has_room`] refuses, where nothing else is configured.
 pub const DEFAULT_PENDING_LIMIT_BYTES: usize = 64 * 1024 * 1024;
-/// The stream buffer is given back to the allocator when it is empty and has grown beyond this.
-const KEPT_STREAM_BYTES: usize = 4 * 1024 * 1024;
 
 /// Names one write of this writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,14 +86,6 @@ pub struct WriterConfig {
     pub pending_limit_bytes: usize,
 }
 
-/// A commit in flight, or completed behind one that is.
-#[derive(Debug)]
-struct Commit {
-    id: WriteId,
-    end: Position,
-    written: bool,
-}
-
 /// A segment of this log that has frames, or is about to.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
@@ -102,37 +94,17 @@ struct Segment {
     start: Position,
 }
 
-/// A sync in flight: it spans every segment that has unsynced bytes.
-#[derive(Debug)]
-struct SyncRun {
-    covers: Position,
-    to_issue: VecDeque<SegmentIndex>,
-    in_flight: Vec<SyncId>,
-}
-
 /// The writer of one log, from an empty one on. See the module's introduction.
 #[derive(Debug)]
 pub struct LogWriter {
     config: WriterConfig,
-    /// Bytes from position `sent - head` on; those before `head` are in frames already.
-    stream: Vec<u8>,
-    head: usize,
-    /// The end of the bytes that were cut into frames.
-    sent: Position,
-    /// The first record that begins at or after `sent`.
-    next_record: Position,
+    stream: Stream,
+    durability: Durability,
     /// The end of the last record that is no marker.
     data_end: Position,
     previous_crc: u32,
     /// What the last frame said was durable.
     claimed: Position,
-    /// From the first to after the last byte above `durable` that was written without dsync.
-    undsynced: Range<Position>,
-    commits: VecDeque<Commit>,
-    written: Position,
-    durable: Position,
-    sync_target: Position,
-    sync: Option<SyncRun>,
     next_id: u64,
     segments: VecDeque<Segment>,
     /// Where in the current segment's file the next frame goes; the segment's size when it is full.
@@ -141,7 +113,6 @@ pub struct LogWriter {
     /// The next segment that has not been asked for yet.
     unasked: SegmentIndex,
     pool: BufferPool,
-    has_failed: bool,
 }
 
 impl LogWriter {
@@ -157,26 +128,17 @@ impl LogWriter {
         );
         Self {
             config,
-            stream: Vec::new(),
-            head: 0,
-            sent: Position(0),
-            next_record: Position(0),
+            stream: Stream::default(),
+            durability: Durability::new(),
             data_end: Position(0),
             previous_crc: 0,
             claimed: Position(0),
-            undsynced: Position(0)..Position(0),
-            commits: VecDeque::with_capacity(MAX_IN_FLIGHT),
-            written: Position(0),
-            durable: Position(0),
-            sync_target: Position(0),
-            sync: None,
             next_id: 0,
             segments: VecDeque::new(),
             offset_bytes: config.segment_bytes,
             next_segment: None,
             unasked: SegmentIndex(0),
             pool: BufferPool::new(MAX_IN_FLIGHT),
-            has_failed: false,
         }
     }
 
@@ -184,8 +146,8 @@ impl LogWriter {
 
     /// Begins a record; it exists once [`Recorder::finish`] is called.
     pub fn record(&mut self, lsn: Lsn) -> Recorder<'_> {
-        let start = self.stream.len();
-        record::begin(&mut self.stream, lsn);
+        let start = self.stream.buffer().len();
+        record::begin(self.stream.buffer(), lsn);
         Recorder { start, keep_empty: false, writer: self }
     }
 
@@ -194,8 +156,8 @@ impl LogWriter {
     /// or `never`, and is the same in every part.
     pub fn txn_record(&mut self, id: TxnId, participants: &[LogId], relaxed: bool) -> Recorder<'_> {
         debug_assert!(participants.contains(&self.config.log), "a part is one of its parts");
-        let start = self.stream.len();
-        record::begin_txn(&mut self.stream, id, participants, relaxed);
+        let start = self.stream.buffer().len();
+        record::begin_txn(self.stream.buffer(), id, participants, relaxed);
         Recorder { start, keep_empty: true, writer: self }
     }
 
@@ -203,13 +165,12 @@ impl LogWriter {
     /// so: after a crash, damage to it could pass for an unfinished commit. Returns whether it did;
     /// [`Self::next_write`] then has the frame.
     pub fn idle_marker(&mut self, lsn: Lsn) -> bool {
-        let due = !self.has_failed
+        let due = !self.is_failed()
             && self.pending_bytes() == 0
-            && self.commits.is_empty()
-            && self.durable == self.sent
+            && self.durable() == self.stream.sent()
             && self.claimed < self.data_end;
         if due {
-            record::put_marker(&mut self.stream, lsn);
+            record::put_marker(self.stream.buffer(), lsn);
         }
         due
     }
@@ -230,22 +191,22 @@ impl LogWriter {
 
     /// The end of everything appended.
     pub fn tail(&self) -> Position {
-        Position(self.sent.0 + self.pending_bytes() as u64)
+        self.stream.tail()
     }
 
     /// Everything before this survives a crash.
     pub fn durable(&self) -> Position {
-        self.durable
+        self.durability.durable()
     }
 
     /// Bytes appended that no write carries yet.
     pub fn pending_bytes(&self) -> usize {
-        self.stream.len() - self.head
+        self.stream.pending_bytes()
     }
 
     /// Writes in flight.
     pub fn in_flight(&self) -> usize {
-        self.commits.iter().filter(|commit| !commit.written).count()
+        self.durability.in_flight()
     }
 
     /// Whether bytes wait because the current segment is full and the next is not ready.
@@ -257,12 +218,19 @@ impl LogWriter {
 
     /// Whether a write or a sync failed: nothing becomes durable any more.
     pub fn is_failed(&self) -> bool {
-        self.has_failed
+        self.durability.has_failed()
     }
 
     /// The first position whose segment has not been released.
     pub fn oldest_position(&self) -> Position {
-        self.segments.front().map_or(self.sent, |segment| segment.start)
+        self.segments.front().map_or(self.stream.sent(), |segment| segment.start)
+    }
+
+    /// The segments that have frames and have not been released, for reading the running log up to
+    /// [`Self::durable`].
+    pub fn files(&self) -> LogFiles {
+        let segments = self.segments.iter().map(|segment| segment.index).collect();
+        LogFiles { log: self.config.log, segments }
     }
 
     /// Bytes of the segment files that have not been released.
@@ -272,7 +240,7 @@ impl LogWriter {
 
     /// Memory that the writer holds, buffers in flight excluded.
     pub fn memory_bytes(&self) -> usize {
-        self.stream.capacity() + self.pool.memory_bytes()
+        self.stream.memory_bytes() + self.pool.memory_bytes()
     }
 
     // ---- effects and their answers ----
@@ -280,7 +248,7 @@ impl LogWriter {
     /// The next thing to do, or `None` until something changes. After [`Self::failed`] always
     /// `None`.
     pub fn next_write(&mut self) -> Option<LogEffect> {
-        if self.has_failed {
+        if self.is_failed() {
             return None;
         }
         self.need_segment().or_else(|| self.next_sync()).or_else(|| self.next_commit())
@@ -304,14 +272,7 @@ impl LogWriter {
     /// If no such write is in flight.
     pub fn written(&mut self, id: WriteId, block: AlignedBuffer) {
         self.pool.put(block);
-        let commit = self.commits.iter_mut().find(|commit| commit.id == id && !commit.written);
-        commit.expect("a write completes once").written = true;
-        while self.commits.front().is_some_and(|commit| commit.written) {
-            if let Some(commit) = self.commits.pop_front() {
-                self.written = commit.end;
-            }
-        }
-        self.advance_durable();
+        self.durability.write_ends(id);
     }
 
     /// A sync completed.
@@ -319,22 +280,12 @@ impl LogWriter {
     /// # Panics
     /// If no such sync is in flight.
     pub fn synced(&mut self, id: SyncId) {
-        let run = self.sync.as_mut().expect("a sync completes while one runs");
-        let at = run.in_flight.iter().position(|&other| other == id);
-        run.in_flight.swap_remove(at.expect("a sync completes once"));
-        if run.in_flight.is_empty() && run.to_issue.is_empty() {
-            let covers = run.covers;
-            self.sync = None;
-            if !self.has_failed {
-                self.durable = self.durable.max(covers);
-            }
-            self.advance_durable();
-        }
+        self.durability.sync_ends(id);
     }
 
     /// A write or a sync failed. That is final: what the disk holds is in doubt from here on.
     pub fn failed(&mut self) {
-        self.has_failed = true;
+        self.durability.fail();
     }
 
     /// Changes when replies may leave. Towards `always`, what was written before is synced first.
@@ -348,8 +299,9 @@ impl LogWriter {
     /// Makes everything appended so far durable, whatever the mode; returns the position to wait
     /// for in [`Self::durable`].
     pub fn request_sync(&mut self) -> Position {
-        self.sync_target = self.tail();
-        self.sync_target
+        let target = self.tail();
+        self.durability.want_sync(target);
+        target
     }
 
     /// Once a second under `everysec`: like [`Self::request_sync`]. Does nothing in other modes.
@@ -360,11 +312,13 @@ impl LogWriter {
     }
 
     /// Gives up every segment that ends at or before `before` and returns them, oldest first. The
-    /// current one stays. Nothing that is not durable is given up.
+    /// current one stays, and so does one whose successor has no durable frame yet: after a crash,
+    /// the position where they meet would be in neither.
     pub fn release(&mut self, before: Position) -> Vec<SegmentIndex> {
-        let before = before.min(self.durable);
         let mut released = Vec::new();
-        while self.segments.get(1).is_some_and(|next| next.start <= before) {
+        let durable = self.durable();
+        let is_over = |next: &Segment| next.start <= before && next.start < durable;
+        while self.segments.get(1).is_some_and(is_over) {
             released.extend(self.segments.pop_front().map(|segment| segment.index));
         }
         released
@@ -383,32 +337,30 @@ impl LogWriter {
         Some(LogEffect::NeedSegment { index })
     }
 
-    /// A sync starts once all that it is to cover has been written, one at a time.
+    /// Syncs every segment that has bytes between `durable` and `written`.
     fn next_sync(&mut self) -> Option<LogEffect> {
-        if self.sync.is_none() && self.durable < self.sync_target.min(self.undsynced.end) {
-            if self.written < self.sync_target {
-                return None;
-            }
-            let covers = self.written;
-            let mut to_issue = VecDeque::new();
+        if self.durability.is_sync_due() {
+            let unsynced = self.durable()..self.durability.written();
+            let mut segments = VecDeque::new();
             for (at, segment) in self.segments.iter().enumerate() {
-                let end = self.segments.get(at + 1).map_or(self.sent, |next| next.start);
-                if end > self.durable && segment.start < covers {
-                    to_issue.push_back(segment.index);
+                let next = self.segments.get(at + 1);
+                let end = next.map_or(self.stream.sent(), |next| next.start);
+                if end > unsynced.start && segment.start < unsynced.end {
+                    segments.push_back(segment.index);
                 }
             }
-            self.sync = Some(SyncRun { covers, to_issue, in_flight: Vec::new() });
+            self.durability.sync_begins(segments);
         }
-        let segment = self.sync.as_mut()?.to_issue.pop_front()?;
-        let id = SyncId(self.take_id());
-        self.sync.as_mut()?.in_flight.push(id);
+        let id = SyncId(self.next_id);
+        let segment = self.durability.next_sync(id)?;
+        self.next_id += 1;
         Some(LogEffect::Sync { id, segment })
     }
 
     fn next_commit(&mut self) -> Option<LogEffect> {
         let waiting = self.pending_bytes();
         // A completed commit behind an unfinished one still counts: memory stays bounded.
-        let due = match self.commits.len() {
+        let due = match self.durability.open_commits() {
             0 => waiting > 0,
             1..MAX_IN_FLIGHT => waiting >= EARLY_COMMIT_BYTES,
             _ => false,
@@ -419,19 +371,14 @@ impl LogWriter {
         let segment = *self.segments.back()?;
         let left = (self.config.segment_bytes - self.offset_bytes) as usize;
         let payload_bytes = waiting.min(MAX_PAYLOAD_BYTES).min(left - FRAME_HEADER_BYTES);
-        let start = self.sent;
+        let start = self.stream.sent();
         let block = self.cut_frame(segment.identity, payload_bytes);
         let offset_bytes = self.offset_bytes;
         self.offset_bytes += block.len() as u64;
         let dsync = self.config.fsync == Fsync::Always;
-        if !dsync {
-            if self.undsynced.end <= self.durable {
-                self.undsynced.start = start;
-            }
-            self.undsynced.end = self.sent;
-        }
-        let id = WriteId(self.take_id());
-        self.commits.push_back(Commit { id, end: self.sent, written: false });
+        let id = WriteId(self.next_id);
+        self.next_id += 1;
+        self.durability.write_begins(id, start..self.stream.sent(), dsync);
         Some(LogEffect::Write { id, segment: segment.index, offset_bytes, block, dsync })
     }
 
@@ -441,76 +388,26 @@ impl LogWriter {
             return true;
         }
         let Some((index, identity)) = self.next_segment.take() else { return false };
-        self.segments.push_back(Segment { index, identity, start: self.sent });
+        self.segments.push_back(Segment { index, identity, start: self.stream.sent() });
         self.offset_bytes = SEGMENT_HEADER_BYTES as u64;
         true
     }
 
     /// Takes `payload_bytes` off the front of the stream, as a frame.
     fn cut_frame(&mut self, identity: SegmentIdentity, payload_bytes: usize) -> AlignedBuffer {
-        let start = self.sent;
-        let end = Position(start.0 + payload_bytes as u64);
-        let first_record = self.next_record;
-        self.next_record = self.first_record_from(end);
+        let (payload, first_record) = self.stream.front(payload_bytes);
         let header = FrameHeader {
             identity,
-            position: start,
-            durable: self.durable,
+            position: self.stream.sent(),
+            durable: self.durability.durable(),
             previous_crc: self.previous_crc,
-            // Below `end`, so below the largest payload.
-            first_record: (first_record < end).then(|| (first_record.0 - start.0) as u32),
+            first_record,
         };
         let mut block = self.pool.take(frame_bytes(payload_bytes));
-        let payload = &self.stream[self.head..self.head + payload_bytes];
         self.previous_crc = encode_frame(&mut block, &header, payload);
-        self.claimed = self.durable;
-        self.head += payload_bytes;
-        self.sent = end;
-        self.compact();
+        self.claimed = header.durable;
+        self.stream.cut(payload_bytes);
         block
-    }
-
-    /// The first record that begins at or after `end`. Records are appended whole, so every length
-    /// on the way is still in the stream.
-    fn first_record_from(&self, end: Position) -> Position {
-        if end == self.tail() {
-            return end;
-        }
-        let mut at = self.next_record;
-        while at < end {
-            let bytes = &self.stream[self.head + (at.0 - self.sent.0) as usize..];
-            at.0 += record::peek_len(bytes).expect("records are appended whole");
-        }
-        at
-    }
-
-    /// Drops what is in frames from the stream: at once when that is all, else when it is most.
-    fn compact(&mut self) {
-        if self.head == self.stream.len() {
-            self.stream.clear();
-            self.head = 0;
-            if self.stream.capacity() > KEPT_STREAM_BYTES {
-                self.stream.shrink_to(KEPT_STREAM_BYTES);
-            }
-        } else if self.head > self.stream.len() / 2 {
-            self.stream.drain(..self.head);
-            self.head = 0;
-        }
-    }
-
-    /// Written bytes are durable up to the first that still needs a sync.
-    fn advance_durable(&mut self) {
-        if !self.has_failed {
-            let needs_sync = self.undsynced.end > self.durable;
-            let limit = if needs_sync { self.undsynced.start } else { self.written };
-            self.durable = self.durable.max(self.written.min(limit));
-        }
-        assert!(self.durable <= self.written && self.written <= self.sent, "durable is written");
-    }
-
-    fn take_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
     }
 }
 
@@ -526,12 +423,12 @@ pub struct Recorder<'w> {
 impl Recorder<'_> {
     /// Adds an op.
     pub fn op(&mut self, op: &Op<'_>) {
-        op.encode(&mut self.writer.stream);
+        op.encode(self.writer.stream.buffer());
     }
 
     /// Adds ops that were encoded already.
     pub fn encoded_ops(&mut self, ops: &[u8]) {
-        self.writer.stream.extend_from_slice(ops);
+        self.writer.stream.buffer().extend_from_slice(ops);
     }
 
     /// Ends the record and returns the position after it, which a reply waits for. `None` if it
@@ -540,7 +437,7 @@ impl Recorder<'_> {
     /// # Panics
     /// If the record is over 4 GiB.
     pub fn finish(self) -> Option<Position> {
-        let stream = &mut self.writer.stream;
+        let stream = self.writer.stream.buffer();
         if !self.keep_empty && stream.len() == self.start + record::PLAIN_PREFIX_BYTES {
             return None;
         }
@@ -549,13 +446,13 @@ impl Recorder<'_> {
         self.writer.data_end = end;
         // Nothing is left to abandon: the drop below cuts at the end.
         let mut done = self;
-        done.start = done.writer.stream.len();
+        done.start = done.writer.stream.buffer().len();
         Some(end)
     }
 }
 
 impl Drop for Recorder<'_> {
     fn drop(&mut self) {
-        self.writer.stream.truncate(self.start);
+        self.writer.stream.buffer().truncate(self.start);
     }
 }

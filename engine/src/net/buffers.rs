@@ -9,7 +9,7 @@
 //! out: it takes them in turn, and fewer stay in the processor's cache. Memory is touched, and thus
 //! taken, only then.
 //!
-//! Ownership: a buffer belongs to the kernel from [`ReceiveBuffers::give_back`] (or the first
+//! Ownership: a buffer belongs to the kernel from `ReceiveBuffers::give_back` (or the first
 //! giving) to the completion that names it, and to us from there to the next `give_back`.
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 

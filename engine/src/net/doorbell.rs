@@ -81,6 +81,14 @@ impl Doorbell {
         self.shared.parked.store(false, Ordering::Relaxed);
     }
 
+    /// Makes the eventfd readable, parked or not: the shard's way to wake itself.
+    ///
+    /// # Errors
+    /// None that a healthy process meets.
+    pub(super) fn signal(&self) -> io::Result<()> {
+        self.shared.eventfd.signal()
+    }
+
     /// Forgets signals that were given until now. Called by the shard alone, after its wait and
     /// before it looks at its queues.
     ///

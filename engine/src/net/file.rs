@@ -18,6 +18,7 @@ pub trait StableBuffer: AsRef<[u8]> + Send + 'static {}
 
 impl StableBuffer for Vec<u8> {}
 impl StableBuffer for Box<[u8]> {}
+impl StableBuffer for crate::log::AlignedBuffer {}
 
 /// How durable the bytes are when a write is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! One task drives a shard (DESIGN §5). Everything that it takes in or gives out passes here:
 //!
 //! - [`ring`]: one `io_uring` a shard, for its sockets *and* its log; [`event`]: what it reports;
-//! - [`connection`] and [`file`]: what the ring remembers of a socket and of a log operation;
+//! - [`connection`] and [`mod@file`]: what the ring remembers of a socket and of a log operation;
 //! - [`buffers`]: the provided buffers that bytes arrive in;
 //! - [`doorbell`], over an [`eventfd`]: how a parked shard is woken, and a busy one is not;
 //!   [`idle`]: waiting for it inside glommio;
@@ -13,7 +13,7 @@
 //! A turn of the shell, in this order: `Ring::turn` (submit what the last turn prepared and reap),
 //! `MeshEnd::receive`, `Inbox::receive`, the core, the core's effects into the ring and the mesh,
 //! `MeshEnd::ring_peers`. With nothing left to do, `Doorbell::park` with a check that ends in
-//! `Ring::prepare_to_wait`, and then `Idle::wait`.
+//! `Ring::prepare_to_wait`, and then `Idle::wait`; else `Idle::give_turn_if_due`.
 //!
 //! No RESP and no commands here, and nothing of ordering between keys: that is the core's.
 

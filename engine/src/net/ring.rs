@@ -276,12 +276,12 @@ impl<B: StableBuffer> Ring<B> {
     }
 
     fn complete(&mut self, completion: Completion, visit: &mut impl FnMut(Event<'_, B>)) {
-        match completion.tag {
+        match completion.tag() {
             Tag::Ignored => {}
             Tag::Accept(listener) => self.accepted(listener, completion, visit),
-            Tag::Receive(conn) => self.received(conn, completion, visit),
-            Tag::Send(conn) => self.sent(conn, completion, visit),
-            Tag::Write(slot) => self.written(slot, completion, visit),
+            Tag::Receive(conn) => self.received(conn, &completion, visit),
+            Tag::Send(conn) => self.sent(conn, &completion, visit),
+            Tag::Write(slot) => self.written(slot, completion.outcome(), visit),
             Tag::Sync(slot) => {
                 let Syncing { token, .. } = self.syncs.remove(slot);
                 visit(Event::Synced { token, result: completion.outcome().map(drop) });
@@ -292,10 +292,10 @@ impl<B: StableBuffer> Ring<B> {
     fn written(
         &mut self,
         slot: FileSlot,
-        completion: Completion,
+        outcome: io::Result<usize>,
         visit: &mut impl FnMut(Event<'_, B>),
     ) {
-        match self.writes.get_mut(slot).advance(completion.outcome()) {
+        match self.writes.get_mut(slot).advance(outcome) {
             None => self.submit_write(slot),
             Some(result) => {
                 let (token, buffer) = self.writes.remove(slot).finish();
@@ -314,11 +314,8 @@ impl<B: StableBuffer> Ring<B> {
             let mut completions = std::mem::take(&mut self.completions);
             completions.clear();
             self.queues.reap(usize::MAX, &mut completions);
-            for completion in &completions {
-                if let (Tag::Accept(_), Ok(_)) = (completion.tag, completion.outcome()) {
-                    drop(Queues::adopt(completion.result));
-                }
-            }
+            // A connection that came in the meantime is closed.
+            completions.drain(..).filter_map(Completion::into_socket).for_each(drop);
             self.completions = completions;
         }
         Ok(())

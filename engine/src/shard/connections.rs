@@ -20,6 +20,12 @@ impl ConnId {
         Self(VIRTUAL | generation | u64::from(index))
     }
 
+    /// What [`Self::virtual_id`] made it of.
+    pub fn virtual_parts(self) -> (u32, u32) {
+        let generation = (self.0 & !VIRTUAL) >> INDEX_BITS;
+        (self.index() as u32, generation as u32)
+    }
+
     /// Whether it names a batch of an embedded client.
     pub fn is_virtual(self) -> bool {
         self.0 & VIRTUAL != 0
@@ -91,6 +97,16 @@ impl Connections {
         self.sockets.iter().filter_map(|place| match place {
             Place::Here(connection) => Some(&**connection),
             _ => None,
+        })
+    }
+
+    /// Whether any connection still has replies to come, or on their way.
+    pub fn has_unsent_replies(&self) -> bool {
+        let places = self.sockets.iter().chain(&self.virtuals);
+        places.into_iter().any(|place| match place {
+            Place::Empty => false,
+            Place::Taken(_) => true,
+            Place::Here(connection) => !connection.replies.is_drained(),
         })
     }
 

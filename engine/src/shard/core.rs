@@ -111,6 +111,8 @@ pub struct ShardCore {
     pub(super) reclaiming: bool,
     /// The seed of the keyspace's hash.
     pub(super) seed: u64,
+    /// The engine is stopping: no more commands are begun.
+    pub(super) stopping: bool,
     /// What the outside has to do.
     pub effects: Effects,
 }
@@ -162,6 +164,7 @@ impl ShardCore {
             expire_again_ms: 0,
             reclaiming: false,
             seed,
+            stopping: false,
             effects: Effects::default(),
             shared,
         }
@@ -209,6 +212,47 @@ impl ShardCore {
         let Some(mut connection) = self.connections.take(conn) else { return };
         self.read(&mut connection, bytes);
         self.put_back(connection);
+    }
+
+    /// A client will send no more; it still gets its replies, and then the connection is closed.
+    pub fn input_ended(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.ended = true;
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// Tells a client why it is not served, and closes.
+    pub fn refuse_connection(&mut self, conn: ConnId, text: &str) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.error(text);
+            connection.closing = true;
+            self.mark_dirty(conn);
+        }
+    }
+
+    /// The engine is stopping: what was not read yet is not executed.
+    pub fn stop_reading(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether a client still waits for a reply, or has not taken it.
+    pub fn has_unsent_replies(&self) -> bool {
+        self.connections.has_unsent_replies()
+    }
+
+    /// About once a second: `everysec` syncs, a quiet log covers its last frame.
+    pub fn every_second(&mut self) {
+        let lsn = self.clock.closed();
+        if let Some(writer) = self.journal.writer() {
+            writer.tick_sync();
+            writer.idle_marker(lsn);
+        }
+    }
+
+    /// Whether a snapshot waits for its consumer to take chunks.
+    pub fn waits_for_consumer(&self) -> bool {
+        self.cut.is_running()
     }
 
     /// A client has gone, or the network had to close the connection.
@@ -397,6 +441,9 @@ impl ShardCore {
             connection.paused = full;
             let list = if full { &mut self.effects.pauses } else { &mut self.effects.resumes };
             list.push(conn);
+        }
+        if connection.ended && !connection.blocked && connection.replies.awaited() == 0 {
+            connection.closing = true;
         }
         if connection.closing && connection.replies.is_drained() && !connection.dropped {
             connection.dropped = true;

@@ -112,10 +112,8 @@ pub enum CutEvent {
     Done {
         /// Which snapshot.
         id: SnapshotId,
-        /// Each `u32` length, `u64` LSN, ops.
-        tail: Vec<u8>,
-        /// How many.
-        records: u64,
+        /// LSN and encoded ops of each, in log order.
+        tail: Vec<(Lsn, Vec<u8>)>,
     },
     /// The part was given up.
     Abandoned {
@@ -361,15 +359,7 @@ impl ShardCore {
             self.keyspace.end_walk();
         }
         let part = self.cut.running.take().expect("it was just looked at");
-        let mut tail = Vec::with_capacity(part.tail_bytes + part.tail.len() * 12);
-        let records = part.tail.len() as u64;
-        for (lsn, ops) in part.tail {
-            let length = u32::try_from(ops.len()).expect("a record is shorter than 4 GiB");
-            tail.extend_from_slice(&length.to_le_bytes());
-            tail.extend_from_slice(&lsn.0.to_le_bytes());
-            tail.extend_from_slice(&ops);
-        }
-        self.effects.snapshot.push(CutEvent::Done { id: part.request.id, tail, records });
+        self.effects.snapshot.push(CutEvent::Done { id: part.request.id, tail: part.tail });
     }
 
     fn abandon_cut(&mut self, reason: AbandonReason) {

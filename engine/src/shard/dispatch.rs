@@ -24,7 +24,7 @@ const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 impl ShardCore {
     /// Handles new bytes of a connection, and what it had left over.
     pub(super) fn read(&mut self, connection: &mut Connection, bytes: &[u8]) {
-        if connection.closing {
+        if connection.closing || self.stopping {
             return;
         }
         // The usual case: whole requests in the network's buffer, and nothing left over.
@@ -86,7 +86,7 @@ impl ShardCore {
 
     /// Runs the commands of a virtual connection until one has to wait.
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
-        while !connection.must_wait() {
+        while !connection.must_wait() && !self.stopping {
             let Some(args) = connection.queue.pop_front() else { return };
             if !self.command(connection, args.as_args()) {
                 connection.queue.push_front(args);
@@ -127,12 +127,10 @@ impl ShardCore {
                 self.forward(connection, spec, args, owner);
                 true
             }
-            Place::Several => {
-                self.barrier(connection, |core, connection| {
-                    let call = call(connection, spec, args);
-                    core.coordinate(connection, vec![call], false);
-                })
-            }
+            Place::Several => self.barrier(connection, |core, connection| {
+                let call = call(connection, spec, args);
+                core.coordinate(connection, vec![call], false);
+            }),
             Place::Anywhere => self.keyless(connection, spec, args),
         }
     }
@@ -165,11 +163,7 @@ impl ShardCore {
     }
 
     /// Why a command is not run at all, as an error reply.
-    fn refusal(
-        &self,
-        connection: &Connection,
-        spec: &CommandSpec,
-    ) -> Option<Cow<'static, str>> {
+    fn refusal(&self, connection: &Connection, spec: &CommandSpec) -> Option<Cow<'static, str>> {
         if !connection.session.authenticated && !spec.flags.contains(CommandFlags::NO_AUTH) {
             return Some("NOAUTH Authentication required.".into());
         }
@@ -217,7 +211,10 @@ impl ShardCore {
         let slot = connection.replies.await_reply();
         let (conn, version) = (connection.id, connection.session.version);
         let call = call(connection, spec, args);
-        self.post(owner, Mail::Command(Box::new(Forwarded { from: self.id, conn, slot, version, call })));
+        self.post(
+            owner,
+            Mail::Command(Box::new(Forwarded { from: self.id, conn, slot, version, call })),
+        );
     }
 
     fn ask_control_plane(&mut self, connection: &mut Connection, args: Args<'_>) {
@@ -286,8 +283,7 @@ impl ShardCore {
         };
         if queued.broken {
             self.unwatch(connection);
-            return connection
-                .error("EXECABORT Transaction discarded because of previous errors.");
+            return connection.error("EXECABORT Transaction discarded because of previous errors.");
         }
         // A SELECT among them is for what comes after it, and is carried out when all is done.
         let mut db = connection.session.db;

@@ -4,8 +4,8 @@
 //! A command that meets an intent on one of its keys is parked, and with it everything later of
 //! the same connection on this shard, so that a connection's commands keep their order.
 
-use crate::command::{self, Context};
 use crate::command::table::{CommandFlags, CommandId, CommandSpec, Group, KeyRange};
+use crate::command::{self, Context};
 use crate::keyspace::KeyRef;
 use crate::resp::{Args, Reply, RespVersion};
 use crate::types::{DbIndex, Fsync, Lsn, Position, ShardId};
@@ -232,14 +232,18 @@ impl ShardCore {
         if self.journal.fsync() != Fsync::Always {
             return Position(0);
         }
-        let last = |key: &DbKey| {
-            self.keyspace.last_position(self.keyspace.key(key.db, &key.key).slot)
-        };
+        let last =
+            |key: &DbKey| self.keyspace.last_position(self.keyspace.key(key.db, &key.key).slot);
         keys.iter().map(last).max().unwrap_or_default()
     }
 
     /// A read inside a transaction, with what its reply has to wait for.
-    pub(super) fn perform_read(&mut self, call: &Call, version: RespVersion, now_ms: u64) -> (Vec<u8>, Position) {
+    pub(super) fn perform_read(
+        &mut self,
+        call: &Call,
+        version: RespVersion,
+        now_ms: u64,
+    ) -> (Vec<u8>, Position) {
         let Call { spec, db, args } = call;
         let mut reply = Vec::new();
         self.changes.reset(false);

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::types::ShardId;
 
-use crate::net::ConnId;
 use super::message::{ExecuteHere, Forwarded};
+use crate::net::ConnId;
 
 /// What waits.
 #[derive(Debug)]

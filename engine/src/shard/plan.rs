@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::command::keys::CopyOptions;
 use crate::command::table::{CommandFlags, CommandId, CommandSpec, lookup};
 use crate::keyspace::OwnedEntry;
 use crate::resp::{Args, ArgsBuf};
 use crate::slot::{SlotMap, slot_of};
-use crate::types::{DATABASE_COUNT, DbIndex, ShardId, Slot};
+use crate::types::{DbIndex, ShardId, Slot};
 
 use super::intent::{Claim, DbKey, Mode};
 use super::message::{Call, Task, TaskResult, WatchedKey};
@@ -393,10 +394,9 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
         C::Rename | C::Copy => transfer(call, slots),
         C::MSet | C::MSetNx if args.len() % 2 == 0 => Shape::Whole(slots.owner(slot_of(&args[1]))),
         C::MSet => Shape::Split { parts: split(args, 2, 2, slots).0, join: Join::Ok },
-        C::MSetNx => Shape::SetIfNone {
-            keys: split(args, 2, 1, slots).0,
-            pairs: split(args, 2, 2, slots).0,
-        },
+        C::MSetNx => {
+            Shape::SetIfNone { keys: split(args, 2, 1, slots).0, pairs: split(args, 2, 2, slots).0 }
+        }
         C::MGet => {
             let (parts, places) = split(args, 1, 1, slots);
             Shape::Split { parts, join: Join::Interleave(places) }
@@ -419,19 +419,7 @@ fn transfer(call: &Call, slots: SlotMap) -> Shape {
 
 /// The options of COPY: the target database, and REPLACE; `None` if they are wrong.
 fn copy_options(args: Args<'_>, db: DbIndex) -> Option<(DbIndex, bool)> {
-    let (mut target, mut replace) = (db, false);
-    let mut rest = args.skip(3).iter();
-    while let Some(option) = rest.next() {
-        if option.eq_ignore_ascii_case(b"replace") {
-            replace = true;
-        } else if option.eq_ignore_ascii_case(b"db") {
-            let number: u8 = std::str::from_utf8(rest.next()?).ok()?.parse().ok()?;
-            target = DbIndex(number).0.lt(&DATABASE_COUNT).then_some(DbIndex(number))?;
-        } else {
-            return None;
-        }
-    }
-    Some((target, replace))
+    CopyOptions::parse(args, db).ok().map(|options| (options.db, options.replace))
 }
 
 fn watch_keys(call: &Call, slots: SlotMap) -> Vec<(ShardId, Vec<DbKey>)> {

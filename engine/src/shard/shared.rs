@@ -25,6 +25,8 @@ pub struct Shared {
     persistence_info: RwLock<String>,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
+    /// A shard has failed: the others end at once.
+    pub failed: AtomicBool,
 }
 
 /// Who this server says it is.
@@ -106,6 +108,8 @@ pub struct ShardStats {
     pub transactions: AtomicU64,
     /// The highest LSN given or seen.
     pub lsn: AtomicU64,
+    /// The shard is stopping and has answered everybody.
+    pub drained: AtomicBool,
 }
 
 impl ShardStats {
@@ -165,6 +169,7 @@ impl Shared {
             loading_texts: LoadingTexts::default(),
             persistence_info: RwLock::default(),
             stopping: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -192,6 +197,13 @@ impl Shared {
     pub fn sum(&self, counter: impl Fn(&ShardStats) -> &AtomicU64) -> u64 {
         let value = |stats| counter(stats).load(Ordering::Relaxed);
         self.stats.iter().map(value).fold(0, u64::wrapping_add)
+    }
+
+    /// Notes whether a stopping shard has nothing left to say, and answers whether none has: until
+    /// then each may still be asked by the others.
+    pub fn all_drained(&self, shard: ShardId, drained: bool) -> bool {
+        self.stats(shard).drained.store(drained, Ordering::Release);
+        drained && self.stats.iter().all(|stats| stats.drained.load(Ordering::Acquire))
     }
 
     /// A number for CLIENT ID.
@@ -248,6 +260,8 @@ impl Shared {
     /// The reply to writes while the log has no room.
     pub fn out_of_space_error(&self) -> String {
         let dir = self.identity.data_dir.as_deref().unwrap_or("the data directory");
-        format!("MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves")
+        format!(
+            "MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves"
+        )
     }
 }

@@ -28,29 +28,44 @@ use crate::net::file::{FileSync, Rest, WriteSync};
 /// length of an entry has 32 bits.
 pub(super) const MAX_SEND_BYTES: usize = 1 << 30;
 
-/// One completion.
-#[derive(Clone, Copy, Debug)]
+/// One completion. Not `Copy`: that of an accept stands for a descriptor, which is adopted once.
+#[derive(Debug)]
 pub(super) struct Completion {
-    pub(super) tag: Tag,
+    tag: Tag,
     /// What the system call would have returned; an error is negative.
-    pub(super) result: i32,
+    result: i32,
     flags: u32,
 }
 
 impl Completion {
+    /// Whose it is.
+    pub(super) fn tag(&self) -> Tag {
+        self.tag
+    }
+
     /// The operation goes on, and completes again.
-    pub(super) fn more(self) -> bool {
+    pub(super) fn more(&self) -> bool {
         cqueue::more(self.flags)
     }
 
     /// The provided buffer that it filled, which is now ours.
-    pub(super) fn buffer(self) -> Option<u16> {
+    pub(super) fn buffer(&self) -> Option<u16> {
         cqueue::buffer_select(self.flags)
     }
 
     /// The result with its error as one.
-    pub(super) fn outcome(self) -> io::Result<usize> {
+    pub(super) fn outcome(&self) -> io::Result<usize> {
         usize::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
+    }
+
+    /// The socket that an accept has returned.
+    pub(super) fn into_socket(self) -> Option<TcpStream> {
+        if !matches!(self.tag, Tag::Accept(_)) || self.result < 0 {
+            return None;
+        }
+        // SAFETY: the result of a successful accept is an open descriptor that the kernel gave to
+        // us, and this, which consumes the only completion that names it, alone takes it.
+        Some(unsafe { TcpStream::from_raw_fd(self.result) })
     }
 }
 
@@ -231,13 +246,6 @@ impl Queues {
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
             Err(error) => Self::pass_over(error),
         }
-    }
-
-    /// A socket that an accept has returned.
-    pub(super) fn adopt(fd: i32) -> TcpStream {
-        assert!(fd >= 0);
-        // SAFETY: a successful accept's result is a descriptor that is open and nobody else's.
-        unsafe { TcpStream::from_raw_fd(fd) }
     }
 
     fn push_counted(&mut self, entry: Entry, tag: Tag) {

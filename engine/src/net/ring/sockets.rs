@@ -5,10 +5,10 @@
 //! reported. A graceful close lets the send in flight go out first; `abort` cancels it.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
-use super::queues::{Completion, Queues};
+use super::queues::Completion;
 use super::tag::Tag;
 use super::{Accepting, Listener, Ring, SendRefused};
 use crate::net::connection::{ConnId, Connection, Receiving, Sending};
@@ -170,11 +170,11 @@ impl<B: StableBuffer> Ring<B> {
         completion: Completion,
         visit: &mut impl FnMut(Event<'_, B>),
     ) {
-        let outcome = completion.outcome();
-        if outcome.is_ok() {
-            self.take_connection(listener, completion, visit);
+        let (outcome, goes_on) = (completion.outcome(), completion.more());
+        if let Some(socket) = completion.into_socket() {
+            self.take_connection(listener, socket, visit);
         }
-        if completion.more() {
+        if goes_on {
             return;
         }
         let slot = &mut self.listeners[listener.0 as usize];
@@ -205,10 +205,9 @@ impl<B: StableBuffer> Ring<B> {
     fn take_connection(
         &mut self,
         listener: ListenerId,
-        completion: Completion,
+        socket: TcpStream,
         visit: &mut impl FnMut(Event<'_, B>),
     ) {
-        let socket = Queues::adopt(completion.result);
         let is_listening = matches!(
             self.listeners[listener.0 as usize],
             Some(Listener { state: Accepting::Armed, .. })
@@ -226,7 +225,7 @@ impl<B: StableBuffer> Ring<B> {
     pub(super) fn received(
         &mut self,
         conn: ConnId,
-        completion: Completion,
+        completion: &Completion,
         visit: &mut impl FnMut(Event<'_, B>),
     ) {
         let connection =
@@ -274,7 +273,7 @@ impl<B: StableBuffer> Ring<B> {
     pub(super) fn sent(
         &mut self,
         conn: ConnId,
-        completion: Completion,
+        completion: &Completion,
         visit: &mut impl FnMut(Event<'_, B>),
     ) {
         let connection =

@@ -14,7 +14,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use super::*;
 use crate::net::event::CloseReason;
 use crate::net::file::WriteSync;
-use crate::net::idle::Idle;
+use crate::net::idle::{Idle, PREEMPT_TIMER};
 use crate::net::inbox::{Inbox, InboxSender};
 use crate::net::listen;
 
@@ -123,7 +123,7 @@ impl Server {
         let doorbell = Doorbell::new().unwrap();
         let (orders, inbox) = Inbox::new(16, doorbell.clone());
         let thread = LocalExecutorBuilder::new(Placement::Unbound)
-            .preempt_timer(Duration::from_millis(1))
+            .preempt_timer(PREEMPT_TIMER)
             .io_memory(64 << 10)
             .spawn(move || serve(config, listener, doorbell, inbox))
             .unwrap();
@@ -179,7 +179,7 @@ async fn serve(config: RingConfig, listener: TcpListener, doorbell: Doorbell, in
         let mut is_busy = echo.turn();
         is_busy |= inbox.receive(16, |order| order(&mut echo)) > 0;
         if is_busy {
-            glommio::yield_if_needed().await;
+            idle.give_turn_if_due().await.unwrap();
         } else if doorbell.park(|| inbox.is_empty() && echo.ring.prepare_to_wait().unwrap()) {
             idle.wait(None).await.unwrap();
         }
@@ -508,7 +508,9 @@ fn an_idle_shard_sleeps() {
 #[test]
 fn waits_end_by_bell_by_completion_and_by_time() {
     let (bells, bell) = mpsc::channel();
-    let executor = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .preempt_timer(PREEMPT_TIMER)
+        .io_memory(64 << 10);
     let shard = executor
         .spawn(move || async move {
             let doorbell = Doorbell::new().unwrap();

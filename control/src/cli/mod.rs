@@ -1,0 +1,199 @@
+//! The command line: what is typed, into a call; what came of it, into text and an exit code.
+//!
+//! A file a subcommand. Only here and in `main.rs` does the program print, read its environment or
+//! handle signals. Standard output carries results, standard error carries diagnostics and errors;
+//! an error says what happened, where, and on the next line what to do.
+
+mod failure;
+mod offline;
+mod output;
+mod restore;
+mod row;
+mod serve;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use self::failure::Failure;
+
+/// The `CUTWATER_*` variables of the environment.
+type Variables = BTreeMap<String, String>;
+
+/// The prefix of the variables that concern this program.
+const VARIABLE_PREFIX: &str = "CUTWATER_";
+
+const EXAMPLES: &str = "\
+Without a command, and with the options of serve, cutwater serves.
+
+Examples:
+  cutwater                                     serve ./cutwater-data on 127.0.0.1:6379
+  cutwater --port 7000 --data-dir /var/lib/cw  the same elsewhere (all options: serve --help)
+  cutwater snapshot create                     take a snapshot of the local server
+  cutwater snapshot list --store file:///var/lib/cw/store
+  cutwater restore --store file:///var/lib/cw/store --snapshot 7 --into /var/lib/new
+
+Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration.";
+
+/// A durable, multi-core database that speaks the Redis protocol
+#[derive(clap::Parser)]
+#[command(name = "cutwater", version, after_help = EXAMPLES)]
+#[command(override_usage = "cutwater [OPTIONS of serve]\n       cutwater <COMMAND>")]
+#[command(args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(flatten)]
+    serve: serve::ServeFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Serve a data directory; what cutwater does without a command
+    Serve(serve::ServeFlags),
+    /// Create, list, show, delete or verify snapshots
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Restore a snapshot into a new data directory
+    Restore(restore::RestoreArgs),
+}
+
+/// Runs one command line to its end.
+pub fn run(
+    arguments: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let command_line = match parse(arguments) {
+        Ok(command_line) => command_line,
+        Err(error) => {
+            // Help and version are errors of clap too: they go to standard output, with code 0.
+            // A closed pipe is the only way in which this fails.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    match variables(environment).and_then(|variables| execute(command_line, &variables)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::print_failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, clap::Error> {
+    // The options of serve work without the word; the short help does not list them.
+    let mut command = CommandLine::command().mut_args(|argument| argument.hide(true));
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    CommandLine::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failure> {
+    match command_line.command.unwrap_or(Command::Serve(command_line.serve)) {
+        Command::Serve(flags) => serve::execute(&flags, variables),
+        Command::Snapshot(command) => snapshot::execute(command, variables),
+        Command::Restore(args) => restore::execute(&args),
+    }
+}
+
+/// The variables with our prefix. They must be text: a path that was changed to fit would be
+/// another path.
+fn variables(
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Variables, Failure> {
+    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes());
+    let text = |(name, value): (OsString, OsString)| {
+        let name = name.to_string_lossy().into_owned();
+        match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(Failure::VariableNotText { name }),
+        }
+    };
+    environment.filter(|(name, _)| ours(name)).map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(arguments: &[&str]) -> Vec<(String, String)> {
+        let arguments = ["cutwater"].iter().chain(arguments).map(OsString::from);
+        match parse(arguments).unwrap_or_else(|error| panic!("{error}")) {
+            CommandLine { serve, command: None } => serve.0,
+            CommandLine { command: Some(Command::Serve(serve)), .. } => serve.0,
+            _ => panic!("not serve"),
+        }
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        let arguments = ["cutwater"].iter().chain(arguments).map(OsString::from);
+        match parse(arguments) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => {
+                assert_eq!(error.exit_code(), if error.use_stderr() { 2 } else { 0 });
+                error.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default() {
+        assert_eq!(flags(&[]), []);
+        assert_eq!(flags(&["serve"]), []);
+        let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        let expected = [pair("port", "7000"), pair("no-log", "yes"), pair("config", "x.toml")];
+        let typed = ["--port", "7000", "--config=x.toml", "--no-log"];
+        assert_eq!(flags(&typed), expected);
+        assert_eq!(flags(&[&["serve"], &typed[..]].concat()), expected);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_a_suggestion() {
+        assert!(refused(&["--prot", "1"]).contains("'--port'"));
+        assert!(refused(&["snaphot"]).contains("'snapshot'"));
+        assert!(refused(&["--port"]).contains("--port <PORT>"));
+        assert!(refused(&["--port", "1", "--port", "2"]).contains("multiple times"));
+        let text = refused(&["--requirepass", "hunter2", "--requirepass", "hunter3"]);
+        assert!(text.contains("multiple times") && !text.contains("hunter"), "{text}");
+        assert!(refused(&["snapshot", "show", "x"]).contains("invalid value 'x'"));
+        let both = ["snapshot", "list", "--store", "file:///x", "--server", "a:1"];
+        assert!(refused(&both).contains("cannot be used with"));
+        assert!(refused(&["snapshot", "create", "--store", "file:///x"]).contains("'--store'"));
+        assert!(refused(&["restore", "--store", "file:///x"]).contains("--snapshot <ID>"));
+    }
+
+    #[test]
+    fn the_help_is_short_and_has_examples() {
+        let help = refused(&["--help"]);
+        assert!(help.contains("Examples:") && help.contains("Exit codes: 0 success"), "{help}");
+        assert!(help.lines().count() < 30 && !help.contains("--shard-port-base"), "{help}");
+        assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+        let help = refused(&["serve", "--help"]);
+        for setting in &cutwater_control::config::SETTINGS {
+            assert!(help.contains(&format!("--{}", setting.name)), "{}\n{help}", setting.name);
+        }
+        assert!(help.contains("CUTWATER_DATA_DIR") && help.contains("--config"), "{help}");
+        let version = format!("cutwater {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(refused(&["--version"]), version);
+    }
+
+    #[test]
+    fn only_our_variables_are_read_and_they_must_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = OsString::from_vec(vec![0xFF]);
+        let pair = |name: &str, value: &OsString| (OsString::from(name), value.clone());
+        let read = variables([pair("PATH", &bad), pair("CUTWATER_X", &"y".into())].into_iter());
+        assert_eq!(read.unwrap(), BTreeMap::from([("CUTWATER_X".to_owned(), "y".to_owned())]));
+        let failure = variables([pair("CUTWATER_X", &bad)].into_iter()).unwrap_err();
+        assert_eq!(failure.to_string(), "variable CUTWATER_X is not UTF-8 text");
+        assert_eq!(failure.exit_code(), 2);
+    }
+}

@@ -1,0 +1,355 @@
+//! A store worked on without a server, with the functions of `cutwater_snapshot`.
+//!
+//! A store that lies in a data directory (`DATA/store`) is a server's own: what changes it needs
+//! the directory's lock, and its two newest snapshots, from which a restart recovers, stay. Any
+//! other folder is a copy, of which everything may be deleted. Reading needs no lock.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cutwater_control::identity::{Fork, Identity, IdentityError};
+use cutwater_engine::engine::lock::{DataLock, LockError};
+use cutwater_engine::types::SnapshotId;
+use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::catalog::Catalog;
+use cutwater_snapshot::claim::Claim;
+use cutwater_snapshot::delete::delete_snapshot;
+use cutwater_snapshot::error::{SnapshotError, StoreError};
+use cutwater_snapshot::ident::DatabaseId;
+use cutwater_snapshot::manifest::Record;
+use cutwater_snapshot::paths::{self, Named};
+use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::store::StoreUrl;
+use cutwater_snapshot::verify::verify;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use tokio::runtime::Runtime;
+
+use super::row::Row;
+
+/// What the tombstone of a snapshot that was deleted here says.
+const DELETE_REASON: &str = "deleted by cutwater snapshot delete --store";
+
+/// Why a store could not be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// There is no store; reading never makes one.
+    #[error("there is no store at {}", .folder.display())]
+    NoStore {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The store's fault, or what was asked of it cannot be.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store answered with an error.
+    #[error("cannot read the store: {0}")]
+    Store(#[from] object_store::Error),
+    /// A server uses the data directory that the store is part of, or has just begun to.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The identity of a data directory could not be read or made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Threads or files are short.
+    #[error("cannot set up the work on the store: {0}")]
+    Setup(io::Error),
+}
+
+impl OfflineError {
+    /// Whether the command line is wrong, and nothing was tried.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Snapshot(SnapshotError::Store(StoreError::Url { .. })))
+    }
+
+    /// What to do about it, as one sentence.
+    pub fn remedy(&self) -> &'static str {
+        use SnapshotError as S;
+        match self {
+            Self::NoStore { .. } => "Name the folder that holds claims/ and snapshots/.",
+            Self::Snapshot(S::Store(StoreError::Url { .. })) => {
+                "Give --store as file:///DIR with an absolute path."
+            }
+            Self::Snapshot(S::NoSnapshot { .. } | S::NotPublished { .. }) => {
+                "Choose one that is published: cutwater snapshot list --store URL."
+            }
+            Self::Snapshot(S::Protected { .. }) => "Take a newer snapshot first.",
+            Self::Snapshot(S::NotEmpty { .. }) => {
+                "Give --into a folder that is new or empty; one that a failed restore left may be \
+                 removed."
+            }
+            Self::Snapshot(error) if error.is_corruption() => {
+                "Use another snapshot, or another copy of this one."
+            }
+            Self::Lock(LockError::Held { .. }) => {
+                "A server runs there: ask it with --server instead of --store."
+            }
+            Self::Lock(error) => error.remedy(),
+            Self::Identity(error) => error.remedy(),
+            Self::Snapshot(_) | Self::Store(_) => {
+                "Check that the store's folder can be read and written, and try again."
+            }
+            Self::Setup(_) => "Look at the limits on threads and open files.",
+        }
+    }
+}
+
+/// An open store, with a runtime to work on it.
+pub struct Store {
+    store: Arc<dyn ObjectStore>,
+    /// The data directory whose local store this is, if it is one.
+    data_dir: Option<PathBuf>,
+    runtime: Runtime,
+}
+
+impl Store {
+    /// Opens a store that exists.
+    ///
+    /// # Errors
+    /// [`OfflineError`].
+    pub fn open(url: &str) -> Result<Self, OfflineError> {
+        let url = StoreUrl::parse(url).map_err(SnapshotError::Store)?;
+        let StoreUrl::File(folder) = &url;
+        // Opening would make the folder, and a mistyped one would be an empty store.
+        let Some(path) = folder.canonicalize().ok().filter(|path| path.is_dir()) else {
+            return Err(OfflineError::NoStore { folder: folder.clone() });
+        };
+        let data_dir = match path.parent() {
+            Some(parent) => Identity::read(parent)?.map(|_| parent.to_owned()),
+            None => None,
+        };
+        let store = url.open().map_err(SnapshotError::Store)?;
+        let runtime = Runtime::new().map_err(OfflineError::Setup)?;
+        Ok(Self { store, data_dir, runtime })
+    }
+
+    /// Every snapshot, by `end_lsn`.
+    ///
+    /// # Errors
+    /// [`OfflineError`]; an error while listing is never an empty list.
+    pub fn list(&self) -> Result<Vec<Row>, OfflineError> {
+        Ok(self.catalog()?.entries().iter().map(Row::from_entry).collect())
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoSnapshot`], or as for [`Store::list`].
+    pub fn show(&self, id: SnapshotId) -> Result<Row, OfflineError> {
+        let catalog = self.catalog()?;
+        let entry = catalog.get(id).ok_or(SnapshotError::NoSnapshot { id })?;
+        Ok(Row::from_entry(entry))
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::Protected`], or as
+    /// for [`Store::list`].
+    pub fn delete(&self, id: SnapshotId) -> Result<(), OfflineError> {
+        let _lock = self.data_dir.as_deref().map(DataLock::acquire).transpose()?;
+        let protect = match self.data_dir {
+            Some(_) => self.catalog()?.newest_two_checkpoints(),
+            None => Vec::new(),
+        };
+        let deletion = delete_snapshot(&*self.store, id, &protect, DELETE_REASON);
+        self.runtime.block_on(deletion)?;
+        Ok(())
+    }
+
+    /// Reads all of a snapshot and checks it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] names object, offset and reason.
+    pub fn verify(&self, id: SnapshotId) -> Result<(), OfflineError> {
+        self.runtime.block_on(verify(&self.store, id, &|_| {}))?;
+        Ok(())
+    }
+
+    /// Makes a new data directory that holds the snapshot and continues the database in a new
+    /// history. Until the identity is there, which comes last, no server starts on it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NotEmpty`] if there is anything already, or [`OfflineError`].
+    pub fn restore(&self, id: SnapshotId, into: &Path) -> Result<(), OfflineError> {
+        let copy = restore_snapshot(&self.store, id, into, &|_| {});
+        let manifest = self.runtime.block_on(copy)?;
+        let _lock = DataLock::acquire(into)?;
+        let ids = manifest.identity();
+        let fork = Fork { parent: ids.history, lsn: manifest.meta().end_lsn };
+        Identity::forked(ids.database, fork)?.create(into)?;
+        Ok(())
+    }
+
+    fn catalog(&self) -> Result<Catalog, OfflineError> {
+        self.runtime.block_on(async {
+            let database = database_of(&*self.store).await?;
+            Ok(Catalog::load(&*self.store, database).await?)
+        })
+    }
+}
+
+/// Whose store it is, by the first claim or manifest that can be read. Without any, the catalog is
+/// empty or unreadable under every id.
+async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, OfflineError> {
+    for folder in [paths::claims(), paths::snapshots()] {
+        let mut objects = store.list(Some(&folder));
+        while let Some(object) = objects.try_next().await? {
+            let named = Named::parse(&object.location);
+            let (Some(Named::Claim(_)) | Some(Named::Manifest(_))) = named else { continue };
+            let bytes = match store.get(&object.location).await {
+                Ok(object) => object.bytes().await?,
+                // Deleted since it was listed.
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let database = match named {
+                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
+                Some(Named::Manifest(name)) => {
+                    Record::decode(name, &bytes).map(|record| match record {
+                        Record::Published(manifest) => manifest.identity().database,
+                        Record::Tombstone(tombstone) => tombstone.database,
+                    })
+                }
+                _ => continue,
+            };
+            // What is damaged is for the catalog to tell; another object names the database too.
+            if let Ok(database) = database {
+                return Ok(database);
+            }
+        }
+    }
+    Ok(DatabaseId::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cutwater_engine::entry::{Op, ValueKind};
+    use cutwater_engine::types::{DbIndex, LogId, Lsn, Position, ShardId};
+    use cutwater_snapshot::claim::Claimant;
+    use cutwater_snapshot::core_writer::PartPoint;
+    use cutwater_snapshot::ident::{SnapshotUuid, WriterNonce};
+    use cutwater_snapshot::store::open_local;
+    use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
+
+    use super::*;
+
+    /// A data directory with `count` snapshots of one key each, and its identity.
+    fn data_dir(count: u64) -> (tempfile::TempDir, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::new_database().unwrap();
+        identity.create(dir.path()).unwrap();
+        let store = open_local(&dir.path().join("store")).unwrap();
+        Runtime::new().unwrap().block_on(async {
+            let nonce = WriterNonce([1; 16]);
+            let takeover = Claimant::take_over(store, identity.ids(), nonce, 1).await.unwrap();
+            let mut claimant = takeover.claimant;
+            for n in 1..=count {
+                let uuid = SnapshotUuid([n as u8; 16]);
+                let spec = SnapshotSpec::base(Lsn(n * 100), 1, uuid, n);
+                let writer = SnapshotWriter::begin(&mut claimant, spec).await.unwrap();
+                let mut core = writer.core(ShardId(0));
+                let (db, key, value) = (DbIndex(0), b"key".as_slice(), b"value".as_slice());
+                let mut body = Vec::new();
+                Op::Put { db, key, kind: ValueKind::String, expires_at_ms: None, value }
+                    .encode(&mut body);
+                core.image(Bytes::from(body), 1).await.unwrap();
+                let (watermark, log_id, position) = (Lsn(n * 100), LogId::default(), Position(0));
+                let part = core.finish(PartPoint { watermark, log_id, position }).await.unwrap();
+                writer.finish(vec![part], Vec::new()).await.unwrap();
+            }
+        });
+        (dir, identity)
+    }
+
+    fn url(dir: &Path) -> String {
+        format!("file://{}", dir.join("store").display())
+    }
+
+    /// The ids of the published snapshots.
+    fn published(store: &Store) -> Vec<u64> {
+        let rows = store.list().unwrap();
+        let rows = rows.iter().filter(|row| row.get("state").unwrap() == "published");
+        rows.map(|row| row.get("id").unwrap().as_u64().unwrap()).collect()
+    }
+
+    #[test]
+    fn list_show_and_verify() {
+        let (dir, _) = data_dir(2);
+        let store = Store::open(&url(dir.path())).unwrap();
+        let ids = published(&store);
+        assert_eq!(ids.len(), 2);
+        let row = store.show(SnapshotId(ids[1])).unwrap();
+        assert_eq!(row.get("end_lsn"), Some(&200.into()));
+        assert_eq!(row.get("kind"), Some(&"base".into()));
+        assert_eq!(row.get("entries"), Some(&1.into()));
+        store.verify(SnapshotId(ids[0])).unwrap();
+        let error = store.show(SnapshotId(999)).unwrap_err();
+        assert_eq!(error.to_string(), "there is no snapshot 999");
+        assert!(error.remedy().contains("snapshot list"));
+    }
+
+    #[test]
+    fn checkpoints_stay_and_a_running_server_is_asked_instead() {
+        let (dir, _) = data_dir(3);
+        let store = Store::open(&url(dir.path())).unwrap();
+        let ids = published(&store);
+        let lock = DataLock::acquire(dir.path()).unwrap();
+        let error = store.delete(SnapshotId(ids[0])).unwrap_err();
+        assert!(error.to_string().contains("is in use by"), "{error}");
+        assert!(error.remedy().contains("--server"));
+        drop(lock);
+        for id in &ids[1..] {
+            let error = store.delete(SnapshotId(*id)).unwrap_err();
+            assert!(error.to_string().contains("newest checkpoints"), "{error}");
+        }
+        store.delete(SnapshotId(ids[0])).unwrap();
+        assert_eq!(published(&store), ids[1..]);
+    }
+
+    #[test]
+    fn a_copy_of_a_store_may_lose_all() {
+        let (dir, _) = data_dir(1);
+        std::fs::remove_file(dir.path().join("database.toml")).unwrap();
+        let store = Store::open(&url(dir.path())).unwrap();
+        let ids = published(&store);
+        store.delete(SnapshotId(ids[0])).unwrap();
+        assert!(published(&store).is_empty());
+    }
+
+    #[test]
+    fn a_restore_begins_a_new_history_in_a_new_directory() {
+        let (dir, identity) = data_dir(2);
+        let store = Store::open(&url(dir.path())).unwrap();
+        let id = SnapshotId(published(&store)[0]);
+        let target = tempfile::tempdir().unwrap();
+        let into = target.path().join("new");
+        store.restore(id, &into).unwrap();
+        let restored = Identity::read(&into).unwrap().unwrap();
+        assert_eq!(restored.database, identity.database);
+        assert_ne!(restored.history, identity.history);
+        let fork = Fork { parent: identity.history, lsn: Lsn(100) };
+        assert_eq!(restored.fork, Some(fork));
+        let copy = Store::open(&url(&into)).unwrap();
+        assert_eq!(published(&copy), [id.0]);
+        copy.verify(id).unwrap();
+        let error = store.restore(id, &into).unwrap_err();
+        assert!(error.to_string().contains("is not empty"), "{error}");
+        assert!(error.remedy().contains("--into"));
+    }
+
+    #[test]
+    fn a_store_that_is_none_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Store::open(&url(dir.path())).err().unwrap();
+        let folder = dir.path().join("store");
+        assert_eq!(error.to_string(), format!("there is no store at {}", folder.display()));
+        assert!(!error.is_usage() && !folder.exists());
+        let error = Store::open("s3://bucket").err().unwrap();
+        assert!(error.is_usage() && error.remedy().contains("file:///DIR"), "{error}");
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(Store::open(&url(dir.path())).unwrap().list().unwrap(), []);
+    }
+}

@@ -1,0 +1,310 @@
+//! The coordinator's loop. It never waits for a job: a snapshot runs beside it and comes back with
+//! the claimant when it is over, so there is at most one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cutwater_engine::Engine;
+use cutwater_engine::types::SnapshotId;
+use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog};
+use cutwater_snapshot::claim::Claimant;
+use cutwater_snapshot::delete::delete_snapshot;
+use cutwater_snapshot::ident::HistoryId;
+use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::verify::verify;
+use object_store::ObjectStore;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::job::{self, CHECKPOINT};
+use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
+use super::recycle::{checkpoints, old_log_bytes, recycle};
+
+/// How often the growth of the log is looked at, and `INFO persistence` renewed.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What a coordinator begins with.
+pub struct CoordinatorSetup {
+    /// The shards.
+    pub engine: Arc<Engine>,
+    /// The local store.
+    pub store: Arc<dyn ObjectStore>,
+    /// This process as the store's writer.
+    pub claimant: Claimant,
+    /// What is in the store.
+    pub catalog: Catalog,
+    /// Where the log is, if there is one.
+    pub data_dir: Option<PathBuf>,
+    /// The history of this data directory.
+    pub history: HistoryId,
+    /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
+    /// snapshot's size.
+    pub checkpoint_log_bytes: Option<u64>,
+}
+
+/// The log that is allowed before a checkpoint, where nothing is configured.
+const DEFAULT_CHECKPOINT_BYTES: u64 = 1 << 30;
+
+/// What comes back from a job.
+type JobResult = (Claimant, Result<Manifest, CoordinatorError>);
+
+struct Job {
+    id: SnapshotId,
+    handle: JoinHandle<JobResult>,
+    written_bytes: Arc<AtomicU64>,
+    /// Who asked; none for a checkpoint.
+    reply: Option<Reply<Manifest>>,
+}
+
+struct Actor {
+    engine: Arc<Engine>,
+    store: Arc<dyn ObjectStore>,
+    /// Away while a job runs.
+    claimant: Option<Claimant>,
+    catalog: Catalog,
+    data_dir: Option<PathBuf>,
+    history: HistoryId,
+    checkpoint_log_bytes: Option<u64>,
+    job: Option<Job>,
+    old_log_bytes: u64,
+    /// A failed checkpoint is not tried again before the log has grown by as much again.
+    retry_at_bytes: u64,
+    published: u64,
+    failed: u64,
+    last_error: Option<String>,
+}
+
+/// Starts a coordinator on the runtime of the caller.
+pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
+    let (requests, receiver) = mpsc::channel(REQUESTS);
+    let mut actor = Actor {
+        old_log_bytes: 0,
+        engine: setup.engine,
+        store: setup.store,
+        claimant: Some(setup.claimant),
+        catalog: setup.catalog,
+        data_dir: setup.data_dir,
+        history: setup.history,
+        checkpoint_log_bytes: setup.checkpoint_log_bytes,
+        job: None,
+        retry_at_bytes: 0,
+        published: 0,
+        failed: 0,
+        last_error: None,
+    };
+    actor.measure_old_logs();
+    (Handle { requests }, tokio::spawn(actor.run(receiver)))
+}
+
+impl Actor {
+    async fn run(mut self, mut requests: mpsc::Receiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = requests.recv() => match message {
+                    Some(Message::Close(reply)) => {
+                        self.give_up().await;
+                        let _ = reply.send(Ok(()));
+                        return;
+                    }
+                    Some(message) => self.handle(message).await,
+                    None => return self.give_up().await,
+                },
+                result = finished(&mut self.job) => self.job_over(result).await,
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Create(reply) => match &self.job {
+                Some(job) => drop(reply.send(Err(CoordinatorError::Busy(job.id)))),
+                None => self.begin(Some(reply)),
+            },
+            Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
+            Message::Verify(id, reply) => {
+                let store = Arc::clone(&self.store);
+                tokio::spawn(async move {
+                    let report = verify(&store, id, &|_| {}).await;
+                    drop(reply.send(report.map_err(CoordinatorError::from)));
+                });
+            }
+            Message::Delete(id, reply) => drop(reply.send(self.delete(id, "deleted").await)),
+            Message::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Message::Close(_) => unreachable!("the loop takes it"),
+        }
+    }
+
+    fn begin(&mut self, reply: Option<Reply<Manifest>>) {
+        let mut claimant = self.claimant.take().expect("it is here while no job runs");
+        let engine = Arc::clone(&self.engine);
+        let written_bytes = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&written_bytes);
+        let id = claimant.next_id();
+        let reason = reply.is_none().then_some(CHECKPOINT);
+        tracing::info!(snapshot = id.0, "snapshot begins");
+        let handle = tokio::spawn(async move {
+            let result = job::take(&engine, &mut claimant, reason, &counter).await;
+            (claimant, result)
+        });
+        self.job = Some(Job { id, handle, written_bytes, reply });
+    }
+
+    async fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
+        let job = self.job.take().expect("its result was just awaited");
+        let outcome = match result {
+            Ok((claimant, outcome)) => {
+                self.claimant = Some(claimant);
+                outcome
+            }
+            // The claimant went down with the job: no snapshot can be taken any more.
+            Err(error) => {
+                tracing::error!(%error, "the snapshot job has failed");
+                Err(CoordinatorError::Closed)
+            }
+        };
+        match &outcome {
+            Ok(manifest) => {
+                let end_lsn = manifest.meta().end_lsn.0;
+                tracing::info!(snapshot = manifest.id().0, end_lsn, "snapshot published");
+                self.catalog.add(manifest.clone());
+                self.published += 1;
+                self.last_error = None;
+                self.retry_at_bytes = 0;
+            }
+            Err(error) => {
+                tracing::warn!(snapshot = job.id.0, %error, "snapshot failed");
+                self.failed += 1;
+                self.last_error = Some(error.to_string());
+                self.retry_at_bytes = self.log_since_checkpoint() + self.checkpoint_at();
+            }
+        }
+        let published = outcome.as_ref().ok().map(Manifest::id);
+        if let Some(reply) = job.reply {
+            let _ = reply.send(outcome);
+        }
+        if let Some(id) = published {
+            self.let_go(id).await;
+        }
+        self.publish_info();
+    }
+
+    /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
+    async fn let_go(&mut self, id: SnapshotId) {
+        if let Err(error) = verify(&self.store, id, &|_| {}).await {
+            tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
+            self.last_error = Some(error.to_string());
+            return;
+        }
+        if let Some(data_dir) = &self.data_dir {
+            recycle(&self.engine, data_dir, &self.catalog, self.history);
+        }
+        self.measure_old_logs();
+        let automatic = |manifest: &&Manifest| manifest.raw().reason.as_deref() == Some(CHECKPOINT);
+        let superfluous: Vec<SnapshotId> = self
+            .catalog
+            .published()
+            .rev()
+            .skip(CHECKPOINTS)
+            .filter(automatic)
+            .map(Manifest::id)
+            .collect();
+        for id in superfluous {
+            if let Err(error) = self.delete(id, "an older checkpoint").await {
+                tracing::warn!(snapshot = id.0, %error, "an older checkpoint stays");
+            }
+        }
+    }
+
+    async fn delete(&mut self, id: SnapshotId, reason: &str) -> Result<(), CoordinatorError> {
+        if let Some(job) = self.job.as_ref().filter(|job| job.id == id) {
+            return Err(CoordinatorError::Busy(job.id));
+        }
+        let protected = self.catalog.newest_two_checkpoints();
+        let (tombstone, _) = delete_snapshot(&*self.store, id, &protected, reason).await?;
+        self.catalog.bury(tombstone);
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let due = self.log_since_checkpoint() >= self.checkpoint_at().max(self.retry_at_bytes);
+        if due && self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
+            self.begin(None);
+        }
+        self.publish_info();
+    }
+
+    fn checkpoint_at(&self) -> u64 {
+        self.checkpoint_log_bytes.unwrap_or_else(|| {
+            let last = self.catalog.published().next_back();
+            last.map_or(0, |manifest| manifest.meta().data_bytes).max(DEFAULT_CHECKPOINT_BYTES)
+        })
+    }
+
+    /// Bytes of log that the newest checkpoint does not cover, earlier starts' files whole.
+    fn log_since_checkpoint(&self) -> u64 {
+        let shared = self.engine.shared();
+        let tails = shared.all_stats().iter().map(|stats| stats.log_tail.load(Ordering::Relaxed));
+        let newest = checkpoints(&self.catalog, self.history).first().copied();
+        match newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start()) {
+            Some(manifest) => {
+                let covered = manifest.cores().iter().map(|core| core.position.0);
+                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(covered)).sum()
+            }
+            None => tails.sum::<u64>() + self.old_log_bytes,
+        }
+    }
+
+    fn measure_old_logs(&mut self) {
+        self.old_log_bytes =
+            self.data_dir.as_ref().map_or(0, |dir| old_log_bytes(dir, &self.engine));
+    }
+
+    fn status(&self) -> Status {
+        let last = self.catalog.published().next_back();
+        Status {
+            running: self.job.as_ref().map(|job| job.id),
+            written_bytes: self
+                .job
+                .as_ref()
+                .map_or(0, |job| job.written_bytes.load(Ordering::Relaxed)),
+            last: last.map(Manifest::id),
+            last_end_lsn: last.map(|manifest| manifest.meta().end_lsn).unwrap_or_default(),
+            last_created_at_us: last.map_or(0, |manifest| manifest.meta().created_at_us),
+            published: self.published,
+            failed: self.failed,
+            last_error: self.last_error.clone(),
+            log_since_checkpoint_bytes: self.log_since_checkpoint(),
+            checkpoint_at_bytes: self.checkpoint_at(),
+        }
+    }
+
+    /// Renews the lines that `INFO persistence` shows.
+    fn publish_info(&self) {
+        self.engine.shared().set_persistence_info(crate::admin::persistence_info(&self.status()));
+    }
+
+    async fn give_up(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        // The streams go with the task, which cancels the snapshot; its claim is aborted at the
+        // next start.
+        job.handle.abort();
+        let _ = job.handle.await;
+        if let Some(reply) = job.reply {
+            let _ = reply.send(Err(CoordinatorError::Closed));
+        }
+    }
+}
+
+/// The job's result; never, while none runs.
+async fn finished(job: &mut Option<Job>) -> Result<JobResult, tokio::task::JoinError> {
+    match job {
+        Some(job) => (&mut job.handle).await,
+        None => std::future::pending().await,
+    }
+}

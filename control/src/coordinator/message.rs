@@ -1,0 +1,145 @@
+//! What the coordinator is asked. The channel message stays inside; callers have [`Handle`].
+
+use std::sync::Arc;
+
+use cutwater_engine::SnapshotStreamError;
+use cutwater_engine::types::{Lsn, SnapshotId};
+use cutwater_snapshot::catalog::Entry;
+use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::verify::VerifyReport;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that wait for the coordinator.
+pub const REQUESTS: usize = 64;
+
+/// Why the coordinator did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// A snapshot is under way.
+    #[error("snapshot {0} is under way: wait until it is published")]
+    Busy(SnapshotId),
+    /// The shards could not give their parts.
+    #[error(transparent)]
+    Engine(#[from] SnapshotStreamError),
+    /// The store could not take or give it.
+    #[error("{0}")]
+    Store(Arc<SnapshotError>),
+    /// The coordinator has ended.
+    #[error("the database is being closed")]
+    Closed,
+}
+
+impl From<SnapshotError> for CoordinatorError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+/// Where the coordinator stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The snapshot under way.
+    pub running: Option<SnapshotId>,
+    /// Bytes that it has written so far.
+    pub written_bytes: u64,
+    /// The newest published snapshot.
+    pub last: Option<SnapshotId>,
+    /// Where that one ends.
+    pub last_end_lsn: Lsn,
+    /// When it was begun, in microseconds since the Unix epoch.
+    pub last_created_at_us: u64,
+    /// How many were published by this process.
+    pub published: u64,
+    /// How many failed in this process.
+    pub failed: u64,
+    /// Why the last one failed, if none was published since.
+    pub last_error: Option<String>,
+    /// Bytes of log since the newest checkpoint.
+    pub log_since_checkpoint_bytes: u64,
+    /// At how many the next checkpoint is taken.
+    pub checkpoint_at_bytes: u64,
+}
+
+/// A reply, once.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, CoordinatorError>>;
+
+/// A request to the actor.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Answered when the manifest is published, or with why not.
+    Create(Reply<Manifest>),
+    /// Answered at once.
+    List(Reply<Vec<Entry>>),
+    /// Answered when everything was read; the actor goes on meanwhile.
+    Verify(SnapshotId, Reply<VerifyReport>),
+    /// Answered when the objects are gone.
+    Delete(SnapshotId, Reply<()>),
+    /// Answered at once.
+    Status(Reply<Status>),
+    /// Ends the actor; a job under way is given up.
+    Close(Reply<()>),
+}
+
+/// How one talks to the coordinator. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) requests: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    /// Takes a snapshot; completes when its manifest is published.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Busy`] names the one under way.
+    pub async fn create(&self) -> Result<Manifest, CoordinatorError> {
+        self.ask(Message::Create).await
+    }
+
+    /// The catalog, by `end_lsn`.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Closed`].
+    pub async fn list(&self) -> Result<Vec<Entry>, CoordinatorError> {
+        self.ask(Message::List).await
+    }
+
+    /// Reads a snapshot whole and checks everything.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn verify(&self, id: SnapshotId) -> Result<VerifyReport, CoordinatorError> {
+        self.ask(|reply| Message::Verify(id, reply)).await
+    }
+
+    /// Deletes a snapshot; never one of the two newest.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn delete(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
+        self.ask(|reply| Message::Delete(id, reply)).await
+    }
+
+    /// Where the coordinator stands.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Closed`].
+    pub async fn status(&self) -> Result<Status, CoordinatorError> {
+        self.ask(Message::Status).await
+    }
+
+    /// Ends the coordinator.
+    pub(crate) async fn close(&self) {
+        // One that is gone already is closed.
+        let _ = self.ask(Message::Close).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(Reply<T>) -> Message,
+    ) -> Result<T, CoordinatorError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(message(reply)).await.map_err(|_| CoordinatorError::Closed)?;
+        answer.await.map_err(|_| CoordinatorError::Closed)?
+    }
+}

@@ -1,0 +1,19 @@
+//! The coordinator: one actor on the tokio side that takes snapshots, keeps the catalog, takes a
+//! checkpoint when the log has grown, and lets the log go that the checkpoints cover.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`message`] | what it is asked, and how one asks |
+//! | `actor` | the actor: one request at a time, at most one job beside it |
+//! | `job` | one snapshot: freeze, write the parts, publish |
+//! | [`image`] | a snapshot as the engine's start reads it |
+//! | `recycle` | which log the two newest checkpoints make superfluous |
+
+mod actor;
+pub mod image;
+mod job;
+pub mod message;
+mod recycle;
+
+pub use actor::{CoordinatorSetup, start};
+pub use message::{CoordinatorError, Handle, Status};

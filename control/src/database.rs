@@ -1,0 +1,251 @@
+//! A database: the engine, its coordinator and its store, as one thing to open and close. The
+//! server's [`crate::serve`] is one user of it; a program that embeds it is another.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cutwater_engine::clock::wall_micros;
+use cutwater_engine::engine::{Failure, OpenError, Recovered};
+use cutwater_engine::types::SnapshotId;
+use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
+use cutwater_snapshot::catalog::{Catalog, Entry};
+use cutwater_snapshot::claim::{Claimant, Takeover};
+use cutwater_snapshot::delete::sweep_leftovers;
+use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::ident::{Identity, WriterNonce};
+use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::verify::VerifyReport;
+use object_store::ObjectStore;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin;
+use crate::coordinator::image::SnapshotImage;
+use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Handle};
+use crate::identity::{self, Fork, IdentityError};
+
+/// Calls of the control plane's commands that may wait.
+const ADMIN_CALLS: usize = 256;
+
+/// What a database is opened with.
+pub struct DatabaseConfig {
+    /// The engine's part. Its images, its identity and its admin channel are set here.
+    pub engine: EngineConfig,
+    /// Who the data directory is.
+    pub identity: Identity,
+    /// Where snapshots go.
+    pub store: Arc<dyn ObjectStore>,
+    /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
+    /// snapshot's size.
+    pub checkpoint_log_bytes: Option<u64>,
+}
+
+/// Why a database did not open, or did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The engine did not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The engine has stopped by itself.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The store, or something in it, is not as it has to be.
+    #[error(transparent)]
+    Store(#[from] SnapshotError),
+    /// The coordinator did not do what it was asked.
+    #[error(transparent)]
+    Coordinator(#[from] CoordinatorError),
+    /// The identity of a restored directory could not be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes")]
+    Random,
+    /// The runtime is going down.
+    #[error("the runtime is going down")]
+    Runtime,
+}
+
+/// An open database. Close it with [`Database::close`]; dropping it stops it too, less politely.
+#[derive(Debug)]
+pub struct Database {
+    engine: Arc<Engine>,
+    coordinator: Handle,
+    tasks: Vec<JoinHandle<()>>,
+    store: Arc<dyn ObjectStore>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Database {
+    /// Opens a database on the caller's tokio runtime; completes when it serves.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
+        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes } = config;
+        let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
+        let Takeover { claimant, aborted } =
+            Claimant::take_over(Arc::clone(&store), identity, nonce, wall_micros()).await?;
+        for name in aborted {
+            tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
+        }
+        let catalog = Catalog::load(&*store, identity.database).await?;
+        sweep_leftovers(&*store, &catalog).await?;
+
+        let (calls, received) = flume::bounded(ADMIN_CALLS);
+        engine.admin = Some(calls);
+        engine.identity = Some((identity.database.0, identity.history.0));
+        engine.images = images(&store, &catalog, identity, engine.log);
+        let data_dir = engine.data_dir.clone().filter(|_| engine.log);
+        // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
+        let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
+        let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
+
+        let (coordinator, actor) = coordinator::start(CoordinatorSetup {
+            engine: Arc::clone(&engine),
+            store: Arc::clone(&store),
+            claimant,
+            catalog,
+            data_dir,
+            history: identity.history,
+            checkpoint_log_bytes,
+        });
+        let (shutdown_sender, shutdown) = watch::channel(false);
+        let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
+        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, shutdown })
+    }
+
+    /// A handle for commands.
+    pub fn client(&self) -> Client {
+        self.engine.client()
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The coordinator.
+    pub fn coordinator(&self) -> &Handle {
+        &self.coordinator
+    }
+
+    /// What the start found.
+    pub fn recovered(&self) -> &Recovered {
+        self.engine.recovered()
+    }
+
+    /// Takes a snapshot; completes when it is published.
+    ///
+    /// # Errors
+    /// As for [`Handle::create`].
+    pub async fn snapshot(&self) -> Result<Manifest, CoordinatorError> {
+        self.coordinator.create().await
+    }
+
+    /// The snapshots of the store.
+    ///
+    /// # Errors
+    /// As for [`Handle::list`].
+    pub async fn list(&self) -> Result<Vec<Entry>, CoordinatorError> {
+        self.coordinator.list().await
+    }
+
+    /// Reads a snapshot whole and checks everything.
+    ///
+    /// # Errors
+    /// As for [`Handle::verify`].
+    pub async fn verify(&self, id: SnapshotId) -> Result<VerifyReport, CoordinatorError> {
+        self.coordinator.verify(id).await
+    }
+
+    /// Deletes a snapshot.
+    ///
+    /// # Errors
+    /// As for [`Handle::delete`].
+    pub async fn delete(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
+        self.coordinator.delete(id).await
+    }
+
+    /// Restores a snapshot of this database's store into a new data directory.
+    ///
+    /// # Errors
+    /// As for [`restore`].
+    pub async fn restore(&self, id: SnapshotId, into: &Path) -> Result<Manifest, DatabaseError> {
+        restore(&self.store, id, into).await
+    }
+
+    /// Completes when a client has sent SHUTDOWN.
+    pub async fn shutdown_requested(&self) {
+        let mut shutdown = self.shutdown.clone();
+        if shutdown.wait_for(|requested| *requested).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Completes when the engine has stopped by itself.
+    pub async fn failed(&self) -> Failure {
+        self.engine.failed().await
+    }
+
+    /// Gives a snapshot under way up, drains, syncs and ends. The directory can be opened again
+    /// when this completes.
+    ///
+    /// # Errors
+    /// Why the engine had stopped before.
+    pub async fn close(mut self) -> Result<(), DatabaseError> {
+        self.coordinator.close().await;
+        for task in self.tasks.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+        let failure = self.engine.failure();
+        let engine = self.engine;
+        // Joining the shards' threads blocks.
+        let closed = tokio::task::spawn_blocking(move || drop(engine)).await;
+        closed.map_err(|_| DatabaseError::Runtime)?;
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+}
+
+/// The images that a start may load, newest first.
+fn images(
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    identity: Identity,
+    log: bool,
+) -> Vec<Box<dyn ImageSource>> {
+    if !log {
+        return Vec::new();
+    }
+    let image = |manifest: &Manifest| {
+        let (runtime, store) = (Runtime::current(), Arc::clone(store));
+        let image = SnapshotImage::new(runtime, store, manifest.clone(), identity.history);
+        Box::new(image) as Box<dyn ImageSource>
+    };
+    catalog.published().rev().take(2).map(image).collect()
+}
+
+/// Restores a snapshot into a new data directory, which begins a new history. `into` is
+/// synced last: until its identity is there no server starts on it.
+///
+/// # Errors
+/// [`DatabaseError::Store`] if the snapshot is not there or not whole, or the directory not new.
+pub async fn restore(
+    store: &Arc<dyn ObjectStore>,
+    id: SnapshotId,
+    into: &Path,
+) -> Result<Manifest, DatabaseError> {
+    let manifest = restore_snapshot(store, id, into, &|_| {}).await?;
+    let fork = Fork { parent: manifest.identity().history, lsn: manifest.meta().end_lsn };
+    let identity = identity::Identity::forked(manifest.identity().database, fork)?;
+    identity.create(into)?;
+    Ok(manifest)
+}
+
+/// The folder of the local store in a data directory.
+pub fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join(cutwater_snapshot::restore::STORE_FOLDER)
+}

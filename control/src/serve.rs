@@ -1,0 +1,190 @@
+//! A server from its configuration to its end: open the data directory, start the shards and the
+//! coordinator, say so, wait for the request to stop or for a failure, and stop in order.
+//!
+//! Invariants: the data directory is locked before anything reads it and until the shards have
+//! stopped; `ready` of [`run`] is called once, after recovery and when every port listens.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cutwater_engine::EngineConfig;
+use cutwater_engine::engine::OpenError;
+use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::local::LocalStore;
+
+use crate::banner::Banner;
+use crate::config::Config;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
+use crate::placement::Placement;
+
+/// Why a server did not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] SnapshotError),
+    /// The database did not open, or has failed.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl ServeError {
+    /// What to do about it, as one sentence.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::DataDir(error) => error.remedy(),
+            Self::Store(_) => "Look at the folder store/ of the data directory and at its disk.",
+            Self::Database(DatabaseError::Failed(_)) => {
+                "Nothing that was acknowledged is lost: mend what is named, and start again."
+            }
+            Self::Database(DatabaseError::Open(OpenError::Listen(_))) => {
+                "Choose another --port or --bind, or stop what uses it."
+            }
+            Self::Database(DatabaseError::Open(
+                OpenError::Image { .. } | OpenError::Recovery(_),
+            )) => {
+                "Keep the data directory as it is; `cutwater restore` makes a new one from a \
+                 snapshot."
+            }
+            Self::Database(_) => "Mend what is named, and start again.",
+        }
+    }
+}
+
+/// Serves until `shutdown` completes. `ready` is called once, when clients can connect.
+///
+/// Runs on a tokio runtime whose threads the caller has placed on `placement.control`.
+///
+/// # Errors
+/// [`ServeError`] if the server cannot start, or fails while it serves or stops.
+pub async fn run(
+    config: &Config,
+    placement: &Placement,
+    shutdown: impl Future<Output = ()>,
+    ready: impl FnOnce(&Banner),
+) -> Result<(), ServeError> {
+    let data_dir = DataDir::open(&config.data_dir, config.log)?;
+    let running = start(config, placement, data_dir).await?;
+    ready(&banner(config, placement, &running.started()));
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        () = running.shutdown_requested() => Ok(()),
+        error = running.failed() => Err(error),
+    };
+    // The failure that ended the server is the one to tell, not what it did to the stopping.
+    outcome.and(running.stop().await)
+}
+
+/// What a start found and bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// How many keys were recovered.
+    pub recovered_keys: u64,
+    /// How long that took.
+    pub recovery: Duration,
+    /// The common port.
+    pub port: u16,
+    /// The port of each shard, by shard number.
+    pub shard_ports: Vec<u16>,
+}
+
+fn banner(config: &Config, placement: &Placement, started: &Started) -> Banner {
+    Banner {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        placement: placement.clone(),
+        data_dir: config.data_dir.clone(),
+        recovered_keys: started.recovered_keys,
+        recovery: started.recovery,
+        fsync: config.log.then_some(config.fsync),
+        bind: config.bind,
+        port: started.port,
+        shard_ports: started.shard_ports.clone(),
+        has_password: config.requirepass.is_some(),
+    }
+}
+
+/// The database of a data directory, serving.
+#[derive(Debug)]
+struct Running {
+    database: Database,
+    /// Keeps the identity of the directory; its lock went to the engine.
+    _data_dir: DataDir,
+}
+
+impl Running {
+    fn started(&self) -> Started {
+        let recovered = self.database.recovered();
+        let ports = self.database.engine().ports();
+        Started {
+            recovered_keys: recovered.keys,
+            recovery: recovered.elapsed,
+            port: ports.common.map_or(0, |address| address.port()),
+            shard_ports: ports.shards.iter().map(|address| address.port()).collect(),
+        }
+    }
+
+    /// Completes with the reason if a shard ends by itself. Never leaves half a database serving.
+    async fn failed(&self) -> ServeError {
+        ServeError::Database(self.database.failed().await.into())
+    }
+
+    /// Completes when a client has sent SHUTDOWN.
+    async fn shutdown_requested(&self) {
+        self.database.shutdown_requested().await;
+    }
+
+    /// Stops accepting, drains, flushes, syncs and closes.
+    async fn stop(self) -> Result<(), ServeError> {
+        Ok(self.database.close().await?)
+    }
+}
+
+/// Recovers the data directory and starts serving it.
+async fn start(
+    config: &Config,
+    placement: &Placement,
+    mut data_dir: DataDir,
+) -> Result<Running, ServeError> {
+    let local = LocalStore::open(&store_dir(data_dir.path())).map_err(SnapshotError::from)?;
+    local.remove_unfinished_writes().map_err(SnapshotError::from)?;
+    let mut engine = EngineConfig::directory(data_dir.path());
+    engine.lock = data_dir.take_lock();
+    engine.log = config.log;
+    engine.fsync = config.fsync;
+    engine.shards = config.shards;
+    engine.cpus = Some(placement.shards.iter().map(|cpu| cpu.0).collect());
+    engine.listen = Some(SocketAddr::new(config.bind, config.port));
+    engine.shard_port_base = config.shard_port_base;
+    engine.announce_host.clone_from(&config.announce_host);
+    engine.node_name = Some(config.node_name.clone());
+    engine.password =
+        config.requirepass.as_ref().map(|pass| pass.expose().into()).unwrap_or_default();
+    engine.max_clients = config.max_clients.into();
+    engine.segment_bytes = segment_bytes(config.checkpoint_log_bytes, config.shards);
+    let stall_limit_ms = u64::try_from(config.snapshot_stall_limit.as_millis());
+    engine.snapshot_stall_limit_ms = stall_limit_ms.unwrap_or(u64::MAX);
+    let database = Database::open(DatabaseConfig {
+        engine,
+        identity: data_dir.identity().ids(),
+        store: Arc::new(local),
+        checkpoint_log_bytes: config.checkpoint_log_bytes,
+    })
+    .await?;
+    Ok(Running { database, _data_dir: data_dir })
+}
+
+/// Log segments so small that several of each shard fit into what a checkpoint covers.
+fn segment_bytes(checkpoint_log_bytes: Option<u64>, shards: u16) -> u64 {
+    const SMALLEST: u64 = 1 << 20;
+    const LARGEST: u64 = 32 << 20;
+    let covered = checkpoint_log_bytes.unwrap_or(u64::MAX);
+    let fitting = covered / u64::from(shards) / 4;
+    fitting.clamp(SMALLEST, LARGEST) / SMALLEST * SMALLEST
+}

@@ -1,0 +1,252 @@
+//! The engine: shards on their threads, embedded in whatever process opens it.
+//!
+//! [`Engine::open`] locks and recovers a directory (or starts empty in memory), starts a pinned
+//! glommio executor for each shard, loads it, and returns when every shard serves. The engine
+//! never exits the process, prints, reads the environment, installs handlers, or touches the
+//! caller's thread.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`config`] | how it is opened; what an image is |
+//! | [`client`] | commands from any thread |
+//! | [`shell`] | a shard's task: ring, disk, mailboxes around the core |
+//! | [`provider`] | makes log segments ahead of their use |
+//! | [`load`] | image and logs into the shards |
+//! | [`snapshot`] | chunk streams of one cut |
+//! | [`message`], [`error`], [`lock`] | what they speak of |
+
+pub mod client;
+pub mod config;
+pub mod error;
+mod load;
+pub mod lock;
+pub mod message;
+mod open;
+mod provider;
+mod shell;
+pub mod snapshot;
+mod threads;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::TimeSource;
+use crate::net::{ConnId, Doorbell, InboxSender};
+use crate::resp::{Reply, RespVersion};
+use crate::shard::cut::{ChunkBudget, CutRequest};
+use crate::shard::shared::{Ports, Shared};
+use crate::types::{LogId, Lsn, Position, ShardId, SnapshotId, StartId};
+
+pub use client::{CallError, Client};
+pub use config::{AdminCall, EngineConfig, ImageSource};
+pub use error::{Failure, FailureReason, OpenError, Stopped};
+pub use snapshot::{ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotStreams};
+
+use lock::DataLock;
+use message::ToShard;
+use threads::ShardThreads;
+
+/// How far ahead of now a cut is picked, so that every shard reaches it after it was told.
+const CUT_LEAD: Duration = Duration::from_millis(2);
+
+/// A running engine. [`Engine::close`] or dropping it drains, syncs and ends every shard.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    time: Arc<TimeSource>,
+    inboxes: Arc<[InboxSender<ToShard>]>,
+    doorbells: Vec<Doorbell>,
+    threads: ShardThreads,
+    start: StartId,
+    recovered: Recovered,
+    snapshots: AtomicU64,
+    stall_limit_ms: u64,
+    /// Given back last.
+    _lock: Option<DataLock>,
+}
+
+/// What the start found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Keys that are there now.
+    pub keys: u64,
+    /// How long loading took.
+    pub elapsed: Duration,
+    /// The image that was loaded.
+    pub image: Option<String>,
+    /// Bytes of unfinished commits that were cut off, all logs together.
+    pub cut_bytes: u64,
+    /// Incomplete transactions that were dropped.
+    pub dropped_transactions: usize,
+    /// The database and the history.
+    pub identity: (u128, u128),
+}
+
+impl Engine {
+    /// Opens an engine; blocks until it serves.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong and what to do.
+    pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
+        open::open(config)
+    }
+
+    /// A handle for commands. It does not keep the engine running.
+    pub fn client(&self) -> Client {
+        Client::new(Arc::clone(&self.inboxes), self.shared.slots)
+    }
+
+    /// Where the engine listens.
+    pub fn ports(&self) -> Ports {
+        self.shared.ports.get().cloned().unwrap_or_default()
+    }
+
+    /// What all shards share: counters and settings.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What the start found.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// The number of this start of the data directory.
+    pub fn start(&self) -> StartId {
+        self.start
+    }
+
+    /// Now, as an LSN of this engine's clock.
+    pub fn now(&self) -> Lsn {
+        Lsn::from_micros(self.time.now_micros())
+    }
+
+    /// Begins a snapshot at one cut of all shards (a little ahead of now if none is given); answers
+    /// when every shard has frozen its view. Works on any runtime.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]. One at a time: the caller sees to it.
+    pub async fn create_snapshot(
+        &self,
+        cut: Option<Lsn>,
+    ) -> Result<SnapshotStreams, SnapshotError> {
+        let id = SnapshotId(self.snapshots.fetch_add(1, Ordering::Relaxed) + 1);
+        let lead = CUT_LEAD.as_micros() as u64;
+        let cut = cut.unwrap_or(Lsn::from_micros(self.time.now_micros() + lead));
+        let budget = ChunkBudget::new(snapshot::CHUNK_QUEUE_BYTES);
+        let mut pending = Vec::with_capacity(self.inboxes.len());
+        for (shard, inbox) in self.inboxes.iter().enumerate() {
+            let (events, receiver) = flume::unbounded();
+            let request = CutRequest {
+                id,
+                cut,
+                budget: Arc::clone(&budget),
+                stall_limit_ms: self.stall_limit_ms,
+            };
+            let sent = inbox.send_async(ToShard::BeginCut { request, events }).await;
+            sent.map_err(|_| SnapshotError::Stopped)?;
+            pending.push(snapshot::PendingPart {
+                log: LogId { start: self.start, shard: ShardId(shard as u16) },
+                events: receiver,
+                wake: self.doorbells[shard].clone(),
+            });
+        }
+        snapshot::begin(id, Arc::clone(&self.inboxes), pending, budget).await
+    }
+
+    /// The logs of this start before these positions, by shard, are not needed any more: their
+    /// segments are used again. The engine alone never recycles.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn release_log(&self, before: &[Position]) -> Result<(), Stopped> {
+        for (inbox, before) in self.inboxes.iter().zip(before) {
+            inbox.send(ToShard::ReleaseLog { before: *before }).map_err(|_| Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Why the engine has stopped by itself, if it has.
+    pub fn failure(&self) -> Option<Failure> {
+        self.threads.failure()
+    }
+
+    /// Resolves when the engine has stopped by itself.
+    pub async fn failed(&self) -> Failure {
+        self.threads.failed().await
+    }
+
+    /// Drains, syncs and ends; the directory can be opened again when this returns.
+    ///
+    /// # Errors
+    /// Why it had stopped before.
+    pub fn close(mut self) -> Result<(), Failure> {
+        self.stop();
+        self.threads.failure().map_or(Ok(()), Err)
+    }
+
+    fn stop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for inbox in self.inboxes.iter() {
+            let _ = inbox.send(ToShard::Stop);
+        }
+        self.threads.join();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Answers one command of the control plane's.
+#[derive(Debug)]
+pub struct AdminReplier {
+    shard: Option<InboxSender<ToShard>>,
+    conn: ConnId,
+    slot: u64,
+    version: RespVersion,
+}
+
+impl AdminReplier {
+    pub(crate) fn new(
+        shard: InboxSender<ToShard>,
+        conn: ConnId,
+        slot: u64,
+        version: RespVersion,
+    ) -> Self {
+        Self { shard: Some(shard), conn, slot, version }
+    }
+
+    /// Ends the command without a reply: the connection is about to be closed (SHUTDOWN).
+    pub fn silently(mut self) {
+        self.send(|_| {});
+    }
+
+    /// Sends the reply.
+    pub fn reply(mut self, write: impl FnOnce(&mut Reply<'_>)) {
+        self.send(write);
+    }
+
+    fn send(&mut self, write: impl FnOnce(&mut Reply<'_>)) {
+        let Some(shard) = self.shard.take() else { return };
+        let mut reply = Vec::new();
+        write(&mut Reply::new(&mut reply, self.version));
+        // A shard that has stopped has no connection left to answer.
+        let _ = shard.send(ToShard::AdminReply { conn: self.conn, slot: self.slot, reply });
+    }
+}
+
+impl Drop for AdminReplier {
+    fn drop(&mut self) {
+        self.send(|reply| reply.error("ERR the control plane did not answer"));
+    }
+}
+
+/// The folder of the logs in a data directory.
+pub fn log_dir(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("log")
+}

@@ -1,0 +1,160 @@
+//! The segment provider: one thread that makes log segments ahead of their use, so that no shard
+//! ever waits for a file to be created, filled with zeros or renamed.
+//!
+//! Released segments become spares, which the next segments are made from. "No space left" is not
+//! final: the shard is told, refuses writes, and gets its segment when there is room again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::log::segment::{prepare_segment, retire_segment, segment_name};
+use crate::log::{FileDisk, LogDisk, SegmentHeader, SegmentIdentity, SegmentIndex};
+use crate::net::InboxSender;
+use crate::types::{Fsync, LogId, ShardId, StartId};
+
+use super::message::{ToProvider, ToShard, owned};
+
+/// How long to wait before trying again to make a segment for which there was no room.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Spares that are kept for each shard; more are removed.
+const SPARES_PER_SHARD: usize = 2;
+
+/// What all segments of a start have in common.
+#[derive(Clone, Debug)]
+pub struct SegmentPlan {
+    /// The log folder.
+    pub dir: PathBuf,
+    /// The database.
+    pub database_id: u128,
+    /// The history.
+    pub history_id: u128,
+    /// The start.
+    pub start: StartId,
+    /// Its shards.
+    pub shards: u16,
+    /// The size of a segment file.
+    pub segment_bytes: u64,
+    /// Whether completed writes have to be durable.
+    pub fsync: Fsync,
+}
+
+/// The provider's thread; it ends when every sender is gone.
+pub struct Provider {
+    plan: SegmentPlan,
+    requests: flume::Receiver<ToProvider>,
+    shards: Vec<InboxSender<ToShard>>,
+    spares: VecDeque<String>,
+    delayed: VecDeque<(ShardId, SegmentIndex)>,
+    said_buffered: bool,
+}
+
+impl Provider {
+    /// A provider for the shards of one start.
+    pub fn new(
+        plan: SegmentPlan,
+        requests: flume::Receiver<ToProvider>,
+        shards: Vec<InboxSender<ToShard>>,
+    ) -> Self {
+        let spares = VecDeque::new();
+        Self { plan, requests, shards, spares, delayed: VecDeque::new(), said_buffered: false }
+    }
+
+    /// Serves until every shard is gone.
+    pub fn run(mut self) {
+        self.find_spares();
+        loop {
+            let request = if self.delayed.is_empty() {
+                self.requests.recv().map_err(|_| flume::RecvTimeoutError::Disconnected)
+            } else {
+                self.requests.recv_timeout(RETRY_INTERVAL)
+            };
+            match request {
+                Ok(ToProvider::Prepare { shard, index }) => self.provide(shard, index),
+                Ok(ToProvider::Retire { shard, segments }) => self.retire(shard, &segments),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+            }
+            for _ in 0..self.delayed.len() {
+                let Some((shard, index)) = self.delayed.pop_front() else { break };
+                self.provide(shard, index);
+            }
+        }
+    }
+
+    fn provide(&mut self, shard: ShardId, index: SegmentIndex) {
+        let message = match self.prepare(shard, index) {
+            Ok(message) => message,
+            Err(error) if is_no_room(&error) => {
+                self.delayed.push_back((shard, index));
+                ToShard::SegmentDelayed
+            }
+            Err(error) => ToShard::SegmentFailed { error },
+        };
+        // A shard that is gone needs no segment.
+        let _ = self.shards[shard.0 as usize].send(message);
+    }
+
+    fn prepare(&mut self, shard: ShardId, index: SegmentIndex) -> io::Result<ToShard> {
+        let plan = &self.plan;
+        let log = LogId { start: plan.start, shard };
+        let identity = SegmentIdentity(random_u64()?);
+        let header = SegmentHeader {
+            database_id: plan.database_id,
+            history_id: plan.history_id,
+            log,
+            shards: plan.shards,
+            index,
+            identity,
+            size_bytes: plan.segment_bytes,
+        };
+        let spare = self.spares.pop_front();
+        prepare_segment(&FileDisk, &plan.dir, &header, spare.as_deref())?;
+        let path = plan.dir.join(segment_name(log, index));
+        let opened = FileDisk.open_for_frames(&path, plan.fsync == Fsync::Always)?;
+        if !opened.direct && !self.said_buffered {
+            self.said_buffered = true;
+            tracing::warn!(
+                dir = %plan.dir.display(),
+                "the file system of the log has no O_DIRECT: commits go through the page cache, \
+                 as durable but slower"
+            );
+        }
+        Ok(ToShard::SegmentReady { index, identity, file: owned(opened.file) })
+    }
+
+    fn retire(&mut self, shard: ShardId, segments: &[SegmentIndex]) {
+        let log = LogId { start: self.plan.start, shard };
+        for index in segments {
+            let result = if self.spares.len() < SPARES_PER_SHARD * self.shards.len() {
+                retire_segment(&FileDisk, &self.plan.dir, log, *index)
+                    .map(|spare| self.spares.push_back(spare))
+            } else {
+                FileDisk.remove(&self.plan.dir.join(segment_name(log, *index)))
+            };
+            if let Err(error) = result {
+                tracing::warn!(%log, segment = index.0, %error, "a released segment stays");
+            }
+        }
+    }
+
+    /// Takes over the spares of earlier starts.
+    fn find_spares(&mut self) {
+        let Ok(files) = FileDisk.list(&self.plan.dir) else { return };
+        let spares = files.into_iter().map(|file| file.name);
+        self.spares = spares.filter(|name| crate::log::segment::is_spare_name(name)).collect();
+    }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A random number from the kernel.
+#[expect(clippy::disallowed_methods, reason = "identities of segments, seeds and ids begin here")]
+pub(super) fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,214 @@
+//! A snapshot as its consumer sees it: one bounded stream of chunks for each shard, all of one cut.
+//!
+//! [`Engine::create_snapshot`](super::Engine::create_snapshot) has every shard freeze, learns their
+//! watermarks, and tells them where the snapshot ends: at the highest. Dropping the streams cancels
+//! the snapshot. Bytes that were handed over and not dropped yet count against one budget; when it
+//! is half full the walks pause, and they go on when the consumer lets go.
+
+use std::sync::Arc;
+
+use crate::entry::Op;
+use crate::net::{Doorbell, InboxSender};
+use crate::shard::cut::{AbandonReason, ChunkBudget, CutEvent};
+use crate::types::{LogId, Lsn, Position, SnapshotId};
+
+use super::message::ToShard;
+
+/// Bytes of chunks that may wait for the consumer, all shards together.
+pub const CHUNK_QUEUE_BYTES: usize = 64 << 20;
+
+/// Why a snapshot was not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Another one is under way.
+    #[error("a snapshot is under way already")]
+    Busy,
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The consumer was slower than the stall limit allows.
+    #[error("the snapshot was abandoned: chunks were not taken in time, and writes do not wait")]
+    Stalled,
+    /// Too much was written before the end was known.
+    #[error("the snapshot was abandoned: too much was written while it began")]
+    TailTooLong,
+    /// It was cancelled.
+    #[error("the snapshot was cancelled")]
+    Cancelled,
+}
+
+impl From<AbandonReason> for SnapshotError {
+    fn from(reason: AbandonReason) -> Self {
+        match reason {
+            AbandonReason::Stalled => Self::Stalled,
+            AbandonReason::TailTooLong => Self::TailTooLong,
+            AbandonReason::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A snapshot that was begun: every shard has frozen its view.
+#[derive(Debug)]
+pub struct SnapshotStreams {
+    /// The lowest watermark.
+    pub begin_lsn: Lsn,
+    /// The highest watermark: the snapshot restores exactly the state at it.
+    pub end_lsn: Lsn,
+    /// One for each shard, in order.
+    pub parts: Vec<PartStream>,
+}
+
+/// One shard's part.
+#[derive(Debug)]
+pub struct PartStream {
+    /// The log that the part was taken beside.
+    pub log: LogId,
+    /// No record above it is in the chunks.
+    pub watermark: Lsn,
+    /// A restart from this part reads the log from here.
+    pub position: Position,
+    events: flume::Receiver<CutEvent>,
+    budget: Arc<ChunkBudget>,
+    wake: Doorbell,
+    /// Cancels the snapshot when the last part is dropped unfinished.
+    _cancel: Arc<CancelOnDrop>,
+}
+
+/// What a part's stream gives.
+#[derive(Debug)]
+pub enum PartEvent {
+    /// A run of the image.
+    Chunk(ImageChunk),
+    /// The end: the records from the watermark to the snapshot's end, and the log is durable past
+    /// it.
+    End {
+        /// LSN and encoded ops of each record, in log order.
+        tail: Vec<(Lsn, Vec<u8>)>,
+    },
+}
+
+/// A run of ops that counts against the budget until it is dropped.
+#[derive(Debug)]
+pub struct ImageChunk {
+    ops: Vec<u8>,
+    counted_bytes: usize,
+    /// How many entries begin in it.
+    pub entries: u64,
+    budget: Arc<ChunkBudget>,
+    wake: Doorbell,
+}
+
+impl ImageChunk {
+    /// How many ops there are: an entry, or a further piece of a large value, each.
+    pub fn count_ops(&self) -> u32 {
+        let (mut rest, mut count) = (self.ops.as_slice(), 0);
+        while !rest.is_empty() {
+            Op::decode(&mut rest).expect("our own encoder wrote the ops");
+            count += 1;
+        }
+        count
+    }
+}
+
+impl AsRef<[u8]> for ImageChunk {
+    /// The encoded ops.
+    fn as_ref(&self) -> &[u8] {
+        &self.ops
+    }
+}
+
+impl Drop for ImageChunk {
+    fn drop(&mut self) {
+        self.budget.consumed(self.counted_bytes);
+        self.wake.ring();
+    }
+}
+
+impl PartStream {
+    /// The next chunk, or the end.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the snapshot is over.
+    pub async fn next(&mut self) -> Result<PartEvent, SnapshotError> {
+        let event = self.events.recv_async().await.map_err(|_| SnapshotError::Stopped)?;
+        self.convert(event)
+    }
+
+    /// [`Self::next`], blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn next_blocking(&mut self) -> Result<PartEvent, SnapshotError> {
+        let event = self.events.recv().map_err(|_| SnapshotError::Stopped)?;
+        self.convert(event)
+    }
+
+    fn convert(&self, event: CutEvent) -> Result<PartEvent, SnapshotError> {
+        match event {
+            CutEvent::Chunk { ops, entries, .. } => Ok(PartEvent::Chunk(ImageChunk {
+                counted_bytes: ops.len(),
+                ops,
+                entries,
+                budget: Arc::clone(&self.budget),
+                wake: self.wake.clone(),
+            })),
+            CutEvent::Done { tail, .. } => Ok(PartEvent::End { tail }),
+            CutEvent::Abandoned { reason, .. } => Err(reason.into()),
+            CutEvent::Frozen { .. } => unreachable!("a view freezes once"),
+        }
+    }
+}
+
+/// Tells every shard that nobody wants the snapshot any more; shards that are done ignore it.
+#[derive(Debug)]
+pub(super) struct CancelOnDrop {
+    pub(super) id: SnapshotId,
+    pub(super) shards: Arc<[InboxSender<ToShard>]>,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        for shard in self.shards.iter() {
+            // Never blocks: a shard whose inbox is full is told by the consumer's closed channel.
+            let _ = shard.try_send(ToShard::CancelCut { id: self.id });
+        }
+    }
+}
+
+/// What the engine knows of a part that is about to freeze.
+pub(super) struct PendingPart {
+    pub(super) log: LogId,
+    pub(super) events: flume::Receiver<CutEvent>,
+    pub(super) wake: Doorbell,
+}
+
+/// Waits until every part is frozen, and tells all shards where the snapshot ends.
+pub(super) async fn begin(
+    id: SnapshotId,
+    shards: Arc<[InboxSender<ToShard>]>,
+    pending: Vec<PendingPart>,
+    budget: Arc<ChunkBudget>,
+) -> Result<SnapshotStreams, SnapshotError> {
+    let cancel = Arc::new(CancelOnDrop { id, shards: Arc::clone(&shards) });
+    let mut parts = Vec::with_capacity(pending.len());
+    for PendingPart { log, events, wake } in pending {
+        let (watermark, position) =
+            match events.recv_async().await.map_err(|_| SnapshotError::Stopped)? {
+                CutEvent::Frozen { watermark, position, .. } => (watermark, position),
+                CutEvent::Abandoned { reason, .. } => return Err(reason.into()),
+                CutEvent::Chunk { .. } | CutEvent::Done { .. } => {
+                    unreachable!("a part freezes first")
+                }
+            };
+        let budget = Arc::clone(&budget);
+        let _cancel = Arc::clone(&cancel);
+        parts.push(PartStream { log, watermark, position, events, budget, wake, _cancel });
+    }
+    let begin_lsn = parts.iter().map(|part| part.watermark).min().unwrap_or_default();
+    let end_lsn = parts.iter().map(|part| part.watermark).max().unwrap_or_default();
+    for shard in shards.iter() {
+        let message = ToShard::EndCut { id, end: end_lsn };
+        shard.send_async(message).await.map_err(|_| SnapshotError::Stopped)?;
+    }
+    Ok(SnapshotStreams { begin_lsn, end_lsn, parts })
+}

@@ -1,0 +1,470 @@
+//! All logs together, at a start: what is there, what counts, and the replay.
+//!
+//! In order:
+//!
+//! 1. [`Recovery::scan`] lists the log directory and reads every start record.
+//! 2. [`Recovery::resolve`] takes the image that will be loaded and checks that the logs continue
+//!    it without a gap. The logs of the last start, which no one has decided about, are synced,
+//!    read, and decided by the rule of [`super::resolve`]; those of earlier starts were decided.
+//! 3. [`Recovery::write_start_record`] makes the decisions final, durably, before anything is
+//!    served. A crash before that leaves nothing behind, and the next start decides the same.
+//! 4. [`Recovery::replay`] hands out what the image does not hold, one log at a time; the logs of
+//!    one start in any order or in parallel, the starts one after the other.
+//!
+//! Memory: the parts of transactions of the last start (not its records), and what [`LogReader`]
+//! holds for each log that is being replayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::LogDisk;
+use super::reader::{Cut, Expected, LogError, LogFiles, LogReader, find_segment};
+use super::record::Record;
+use super::resolve::Parts;
+use super::segment::{SegmentIndex, parse_segment_name, segment_name};
+use super::start::{
+    LogEnd, START_FORMAT_VERSION, StartError, StartRecord, parse_start_name, start_name, start_path,
+};
+use crate::types::{LogId, Lsn, Position, ShardId, StartId, TxnId};
+
+/// One shard's part of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The image holds everything of this log with an LSN up to here, inclusive.
+    pub watermark: Lsn,
+    /// Records above the watermark stand at or after this position.
+    pub position: Position,
+}
+
+/// What an image holds: everything of starts before `start`, and of each log of `start` its part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// The start that took it.
+    pub start: StartId,
+    /// One part for each shard of that start's layout.
+    pub parts: Vec<Part>,
+}
+
+impl Coverage {
+    fn part(&self, log: LogId) -> Option<Part> {
+        let part = self.parts.get(usize::from(log.shard.0));
+        part.copied().filter(|_| log.start == self.start)
+    }
+}
+
+/// Why recovery stops.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// A log cannot be read, is damaged, or does not continue the image.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A start record cannot be read.
+    #[error("{}: {source}", path.display())]
+    Start {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: StartError,
+    },
+    /// The record of a start that the image needs is not there.
+    #[error("the record of start {start} is missing")]
+    MissingStart {
+        /// The start.
+        start: StartId,
+    },
+    /// The image does not have one part for each shard of the start that took it.
+    #[error("the image of start {start} has {parts} parts, but its layout has {shards} shards")]
+    Layout {
+        /// The start.
+        start: StartId,
+        /// Shards of its layout.
+        shards: u16,
+        /// Parts of the image.
+        parts: usize,
+    },
+    /// The log directory belongs to another database.
+    #[error("start {start} belongs to another database")]
+    ForeignDatabase {
+        /// The start.
+        start: StartId,
+    },
+}
+
+impl RecoveryError {
+    /// Whether bytes are lost or wrong, rather than out of reach for now.
+    pub fn is_corruption(&self) -> bool {
+        !self.is_retryable()
+    }
+
+    /// Whether the same call can succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Log(error) => error.is_retryable(),
+            Self::Start { source, .. } => matches!(source, StartError::Io(_)),
+            _ => false,
+        }
+    }
+}
+
+/// One log that is to be replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolvedLog {
+    /// The log.
+    pub log: LogId,
+    /// Nothing before this is needed.
+    pub from: Position,
+    /// Nothing from here on exists.
+    pub end: Position,
+    /// Records up to this LSN, inclusive, are in the image.
+    pub watermark: Lsn,
+}
+
+/// What recovery decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// The logs to replay, by start and shard.
+    pub logs: Vec<ResolvedLog>,
+    /// The transactions in them that do not count.
+    pub dropped: BTreeSet<TxnId>,
+    /// Unfinished commits that were cut off.
+    pub cuts: Vec<Cut>,
+    /// Logs cut short because a relaxed transaction in them is incomplete, with the bytes.
+    pub relaxed_cuts: Vec<(LogId, u64)>,
+    /// The greatest LSN of all logs and of the image; of what is dropped or cut, too.
+    pub max_lsn: Lsn,
+    /// The number of the start that is under way.
+    pub next_start: StartId,
+}
+
+/// What a new start adds to the decisions in its record.
+#[derive(Clone, Copy, Debug)]
+pub struct NewStart {
+    /// The data directory's database.
+    pub database_id: u128,
+    /// The history that it continues.
+    pub history_id: u128,
+    /// Now, in microseconds since the Unix epoch.
+    pub created_at_us: u64,
+    /// Shards of its layout.
+    pub shards: u16,
+    /// Its LSNs begin above this, if it is more than [`Resolution::max_lsn`].
+    pub lsn_floor: Lsn,
+}
+
+/// A log directory during a start. See the module's introduction.
+pub struct Recovery {
+    disk: Arc<dyn LogDisk>,
+    dir: PathBuf,
+    starts: BTreeMap<StartId, StartRecord>,
+    logs: BTreeMap<LogId, LogFiles>,
+    /// What the first later start decided about each log.
+    decided: BTreeMap<LogId, Position>,
+    resolution: Resolution,
+}
+
+impl Recovery {
+    /// Reads the names and the start records of a log directory.
+    ///
+    /// # Errors
+    /// [`RecoveryError::Start`] for an unreadable record, [`RecoveryError::ForeignDatabase`] if two
+    /// do not agree, and those of the disk.
+    pub fn scan(disk: Arc<dyn LogDisk>, dir: &Path) -> Result<Self, RecoveryError> {
+        let listing = list(&*disk, dir)?;
+        let mut starts = BTreeMap::new();
+        for start in listing.starts {
+            let read = StartRecord::read(&*disk, dir, start);
+            let path = start_path(dir, start);
+            starts.insert(start, read.map_err(|source| RecoveryError::Start { path, source })?);
+        }
+        let mut decided = BTreeMap::new();
+        let mut database_id = None;
+        for record in starts.values() {
+            if *database_id.get_or_insert(record.database_id) != record.database_id {
+                return Err(RecoveryError::ForeignDatabase { start: record.start });
+            }
+            for &LogEnd { log, end } in &record.ends {
+                decided.entry(log).or_insert(end);
+            }
+        }
+        let logs = listing.logs;
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            starts,
+            logs,
+            decided,
+            resolution: Resolution::default(),
+        })
+    }
+
+    /// The start records, oldest first.
+    pub fn starts(&self) -> impl Iterator<Item = &StartRecord> {
+        self.starts.values()
+    }
+
+    /// Decides what counts beside `image`; without one, everything since the first start. May be
+    /// called again with another image until the start record is written.
+    ///
+    /// # Errors
+    /// [`LogError::Gap`] or [`RecoveryError::MissingStart`] if the logs do not continue the image;
+    /// [`LogError::Damaged`]; those of the disk.
+    pub fn resolve(&mut self, image: Option<&Coverage>) -> Result<&Resolution, RecoveryError> {
+        let base = image.map_or(StartId(0), |image| image.start);
+        let last = self.last_start();
+        let mut run = Resolution { next_start: StartId(last.0 + 1), ..Resolution::default() };
+        let watermarks = image.iter().flat_map(|image| &image.parts).map(|part| part.watermark);
+        run.max_lsn = watermarks.max().unwrap_or_default();
+        let mut parts = Parts::default();
+        let mut ends = BTreeMap::new();
+        for start in base.0.max(1)..=last.0.max(base.0) {
+            let start = StartId(start);
+            let record = self.starts.get(&start).ok_or(RecoveryError::MissingStart { start })?;
+            check_layout(record, image)?;
+            run.max_lsn = run.max_lsn.max(record.lsn_floor);
+            run.dropped.extend(&record.dropped);
+            for log in logs_of(record) {
+                let part = image.and_then(|image| image.part(log)).unwrap_or_default();
+                let end = match self.decided.get(&log) {
+                    Some(&end) => self.check_decided(log, record, part, end)?,
+                    None => self.scan_log(log, record, part, &mut parts, &mut run)?,
+                };
+                if end < part.position {
+                    return Err(gap(log, part.position, end).into());
+                }
+                ends.insert(log, end);
+                let Part { watermark, position: from } = part;
+                run.logs.push(ResolvedLog { log, from, end, watermark });
+            }
+        }
+        let is_behind = |log: LogId, lsn: Lsn| {
+            image.and_then(|image| image.part(log)).is_some_and(|part| lsn <= part.watermark)
+        };
+        run.dropped.extend(parts.decide(&mut ends, &is_behind));
+        for log in &mut run.logs {
+            if let Some(&end) = ends.get(&log.log).filter(|&&end| end < log.end) {
+                run.relaxed_cuts.push((log.log, log.end.0 - end.0));
+                log.end = end;
+            }
+        }
+        self.resolution = run;
+        Ok(&self.resolution)
+    }
+
+    /// What the last [`Self::resolve`] decided.
+    pub fn resolution(&self) -> &Resolution {
+        &self.resolution
+    }
+
+    /// Makes the decisions final and the new start known, durably. Nothing may be served, and no
+    /// segment of the new start be made, before this returned.
+    ///
+    /// # Errors
+    /// [`RecoveryError::ForeignDatabase`], and those of the disk.
+    pub fn write_start_record(&self, new: &NewStart) -> Result<StartRecord, RecoveryError> {
+        let resolution = &self.resolution;
+        let start = resolution.next_start;
+        if self.starts.values().any(|record| record.database_id != new.database_id) {
+            return Err(RecoveryError::ForeignDatabase { start });
+        }
+        assert!(start > self.last_start(), "decisions are made before they are written");
+        let log_end = |log: &ResolvedLog| LogEnd { log: log.log, end: log.end };
+        let record = StartRecord {
+            format_version: START_FORMAT_VERSION,
+            start,
+            database_id: new.database_id,
+            history_id: new.history_id,
+            created_at_us: new.created_at_us,
+            shards: new.shards,
+            lsn_floor: new.lsn_floor.max(resolution.max_lsn),
+            ends: resolution.logs.iter().map(log_end).collect(),
+            dropped: resolution.dropped.iter().copied().collect(),
+        };
+        record.write(&*self.disk, &self.dir).map_err(|source| RecoveryError::Start {
+            path: start_path(&self.dir, start),
+            source: StartError::Io(source),
+        })?;
+        Ok(record)
+    }
+
+    /// Hands out, in log order, every record of `log` above `from` that counts; no markers. The
+    /// log's own watermark is applied as well.
+    ///
+    /// # Errors
+    /// What `each` returns, and [`RecoveryError::Log`].
+    ///
+    /// # Panics
+    /// If `log` is none of those in [`Resolution::logs`].
+    pub fn replay<E: From<LogError>>(
+        &self,
+        log: LogId,
+        from: Lsn,
+        each: &mut dyn FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let found = self.resolution.logs.iter().find(|resolved| resolved.log == log);
+        let resolved = *found.expect("only resolved logs are replayed");
+        if resolved.end <= resolved.from {
+            return Ok(());
+        }
+        let record = self.starts.get(&log.start).expect("a resolved log has its start's record");
+        let files = self.files(log);
+        let expected = expected_of(record);
+        let end = Some(resolved.end);
+        let (disk, dir) = (&*self.disk, self.dir.as_path());
+        let reader = LogReader::open(disk, dir, &files, expected, resolved.from, end)?;
+        let above = resolved.watermark.max(from);
+        reader.run(&mut |_, record| {
+            let is_dropped =
+                || record.txn_id().is_some_and(|id| self.resolution.dropped.contains(&id));
+            if record.marker || record.lsn <= above || is_dropped() {
+                return Ok(());
+            }
+            each(record)
+        })?;
+        Ok(())
+    }
+
+    fn last_start(&self) -> StartId {
+        let records = self.starts.keys().next_back().copied().unwrap_or_default();
+        let logs = self.logs.keys().next_back().map(|log| log.start).unwrap_or_default();
+        records.max(logs)
+    }
+
+    fn files(&self, log: LogId) -> LogFiles {
+        let none = || LogFiles { log, segments: Vec::new() };
+        self.logs.get(&log).cloned().unwrap_or_else(none)
+    }
+
+    /// A log with a decided end: that it reaches back is checked now, the rest when it is replayed.
+    fn check_decided(
+        &self,
+        log: LogId,
+        record: &StartRecord,
+        part: Part,
+        end: Position,
+    ) -> Result<Position, LogError> {
+        if end > part.position {
+            let (files, expected) = (self.files(log), expected_of(record));
+            LogReader::open(&*self.disk, &self.dir, &files, expected, part.position, Some(end))?;
+        }
+        Ok(end)
+    }
+
+    /// A log that no start has decided about: synced, so that what is read now is still there after
+    /// the next crash, and read to its end.
+    fn scan_log(
+        &self,
+        log: LogId,
+        record: &StartRecord,
+        part: Part,
+        parts: &mut Parts,
+        run: &mut Resolution,
+    ) -> Result<Position, LogError> {
+        let files = self.files(log);
+        for &index in &files.segments {
+            let path = self.dir.join(segment_name(log, index));
+            self.disk.sync(&path).map_err(|source| LogError::Io {
+                operation: "sync",
+                path,
+                source,
+            })?;
+        }
+        let (disk, dir, expected) = (&*self.disk, self.dir.as_path(), expected_of(record));
+        let reader = LogReader::open(disk, dir, &files, expected, part.position, None)?;
+        let scanned = reader.run::<LogError>(&mut |position, record| {
+            run.max_lsn = run.max_lsn.max(record.lsn);
+            if record.lsn > part.watermark {
+                parts.add(log, position, record);
+            }
+            Ok(())
+        })?;
+        run.cuts.extend(scanned.cut);
+        Ok(scanned.end)
+    }
+}
+
+/// The files of a log directory that nothing needs any more once `older`, the older of the two
+/// checkpoints, can be loaded: in the order in which to remove them. Files of the start `current`
+/// are left to its writers. Spares are not listed.
+///
+/// # Errors
+/// [`RecoveryError::MissingStart`] if the record of `older`'s start is gone; those of reading.
+pub fn obsolete_files(
+    disk: &dyn LogDisk,
+    dir: &Path,
+    older: &Coverage,
+    current: StartId,
+) -> Result<Vec<String>, RecoveryError> {
+    let listing = list(disk, dir)?;
+    let mut names = Vec::new();
+    for (&log, files) in &listing.logs {
+        let mut count = 0;
+        if log.start < older.start {
+            count = files.segments.len();
+        } else if let Some(part) = older.part(log).filter(|_| log.start != current) {
+            let record = StartRecord::read(disk, dir, log.start).map_err(|source| {
+                RecoveryError::Start { path: start_path(dir, log.start), source }
+            })?;
+            let first_needed =
+                find_segment(disk, dir, files, &expected_of(&record), part.position)?;
+            count = first_needed.map_or(0, |(at, _)| at);
+        }
+        names.extend(files.segments[..count].iter().map(|&index| segment_name(log, index)));
+    }
+    let starts = listing.starts.iter().filter(|&&start| start < older.start);
+    names.extend(starts.map(|&start| start_name(start)));
+    Ok(names)
+}
+
+/// What a log directory holds.
+struct Listing {
+    starts: BTreeSet<StartId>,
+    logs: BTreeMap<LogId, LogFiles>,
+}
+
+fn list(disk: &dyn LogDisk, dir: &Path) -> Result<Listing, LogError> {
+    let files = disk.list(dir).map_err(|source| LogError::Io {
+        operation: "list",
+        path: dir.to_owned(),
+        source,
+    })?;
+    let mut segments: BTreeMap<LogId, BTreeSet<SegmentIndex>> = BTreeMap::new();
+    let mut starts = BTreeSet::new();
+    for file in files {
+        starts.extend(parse_start_name(&file.name));
+        if let Some((log, index)) = parse_segment_name(&file.name) {
+            segments.entry(log).or_default().insert(index);
+        }
+    }
+    let files = |(log, indexes): (LogId, BTreeSet<_>)| {
+        (log, LogFiles { log, segments: indexes.into_iter().collect() })
+    };
+    Ok(Listing { starts, logs: segments.into_iter().map(files).collect() })
+}
+
+fn check_layout(record: &StartRecord, image: Option<&Coverage>) -> Result<(), RecoveryError> {
+    match image.filter(|image| image.start == record.start) {
+        Some(image) if image.parts.len() != usize::from(record.shards) => {
+            let (start, shards, parts) = (record.start, record.shards, image.parts.len());
+            Err(RecoveryError::Layout { start, shards, parts })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use<> {
+    let start = record.start;
+    (0..record.shards).map(move |shard| LogId { start, shard: ShardId(shard) })
+}
+
+fn expected_of(record: &StartRecord) -> Expected {
+    Expected {
+        database_id: record.database_id,
+        history_id: record.history_id,
+        shards: record.shards,
+    }
+}
+
+fn gap(log: LogId, needed: Position, end: Position) -> LogError {
+    LogError::Gap { log, needed, oldest: Position(0), end }
+}

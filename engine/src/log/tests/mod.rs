@@ -1,0 +1,8 @@
+//! Tests of the log as a whole: writers over a simulated disk, crashes, and recovery.
+
+mod corruption;
+mod crashes;
+mod real_files;
+mod recovery;
+mod rig;
+mod writer;

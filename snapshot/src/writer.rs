@@ -1,0 +1,202 @@
+//! A snapshot on its way into a store: claim, objects core by core, and the manifest last.
+//!
+//! The manifest is created only if absent and never with fewer parts than cores, so a snapshot is
+//! whole or it is not there. Whoever gives up calls [`SnapshotWriter::abort`]; what a crash leaves
+//! open, the next takeover aborts. The caller publishes only when every log is durable past the
+//! highest watermark.
+
+use std::sync::Arc;
+
+use cutwater_engine::types::{Lsn, ShardId};
+use object_store::ObjectStore;
+
+use crate::chunk::ObjectHeader;
+use crate::claim::Claimant;
+use crate::core_writer::{CoreWriter, FinishedCore, PIECE_BYTES};
+use crate::delete::sweep;
+use crate::error::SnapshotError;
+use crate::ident::{Identity, SnapshotUuid};
+use crate::manifest::{
+    COMPRESSION_NONE, MANIFEST_VERSION, Manifest, Meta, RawManifest, Record, SnapshotKind, State,
+    created_by,
+};
+use crate::msgpack::CrcField;
+use crate::paths::SnapshotName;
+use crate::store::{self, Created};
+
+/// What snapshot to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// The lowest watermark. It is in the name, so the shards have answered the cut before this.
+    pub begin_lsn: Lsn,
+    /// How many cores take part, at least 1.
+    pub num_cores: u16,
+    /// This attempt; random, never used twice.
+    pub uuid: SnapshotUuid,
+    /// Now, in microseconds since the Unix epoch.
+    pub created_at_us: u64,
+    /// The length at which a core's stream goes on in a further object.
+    pub piece_limit_bytes: u64,
+    /// Why it was taken, if not because somebody asked for it.
+    pub reason: Option<String>,
+}
+
+impl SnapshotSpec {
+    /// A base snapshot with pieces of the usual length.
+    pub fn base(begin_lsn: Lsn, num_cores: u16, uuid: SnapshotUuid, created_at_us: u64) -> Self {
+        Self {
+            begin_lsn,
+            num_cores,
+            uuid,
+            created_at_us,
+            piece_limit_bytes: PIECE_BYTES,
+            reason: None,
+        }
+    }
+}
+
+/// A claimed snapshot that is being written.
+#[must_use = "a snapshot is published with finish or given up with abort"]
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    store: Arc<dyn ObjectStore>,
+    identity: Identity,
+    name: SnapshotName,
+    spec: SnapshotSpec,
+}
+
+impl SnapshotWriter {
+    /// Claims an id for the snapshot.
+    ///
+    /// # Errors
+    /// As for [`Claimant::claim`].
+    pub async fn begin(claimant: &mut Claimant, spec: SnapshotSpec) -> Result<Self, SnapshotError> {
+        if spec.num_cores == 0 {
+            return Err(SnapshotError::MissingPart { core: ShardId(0) });
+        }
+        let name = claimant.claim(spec.begin_lsn, spec.uuid, spec.created_at_us).await?;
+        let (store, identity) = (claimant.store().clone(), claimant.identity());
+        Ok(Self { store, identity, name, spec })
+    }
+
+    /// The full name, with the id that was claimed.
+    pub fn name(&self) -> SnapshotName {
+        self.name
+    }
+
+    /// The writer of one core's part; cores are written independently, in any order. Ask once for
+    /// each.
+    pub fn core(&self, core: ShardId) -> CoreWriter {
+        let header = ObjectHeader {
+            database: self.identity.database,
+            snapshot: self.spec.uuid,
+            core,
+            piece: 0,
+        };
+        CoreWriter::new(self.store.clone(), self.name, header, self.spec.piece_limit_bytes)
+    }
+
+    /// Publishes the snapshot: one put of the manifest, which must be new. `slot_counts` are the
+    /// keys per slot at the watermarks, or empty.
+    ///
+    /// # Errors
+    /// [`SnapshotError::MissingPart`] or [`SnapshotError::Parts`] if the parts are not those of
+    /// this snapshot, [`SnapshotError::Superseded`] if another writer has aborted it, or the
+    /// store's error, after which it may or may not be published, and durably or not: call
+    /// [`SnapshotWriter::abort`], and recycle no log on its account.
+    pub async fn finish(
+        &self,
+        cores: Vec<FinishedCore>,
+        slot_counts: Vec<u64>,
+    ) -> Result<Manifest, SnapshotError> {
+        let raw = self.manifest(cores, slot_counts)?;
+        let body = raw.encode();
+        let manifest = match Record::decode(self.name, &body) {
+            Ok(Record::Published(manifest)) => *manifest,
+            Ok(Record::Tombstone(_)) => unreachable!("a manifest made to be published"),
+            Err(damage) => return Err(SnapshotError::Parts { reason: damage.flaw.to_string() }),
+        };
+        match store::create(&*self.store, &self.name.manifest(), body.into()).await? {
+            Created::Ours => Ok(manifest),
+            Created::Theirs(_) => Err(SnapshotError::Superseded { name: self.name }),
+        }
+    }
+
+    /// Gives the snapshot up: puts an `aborted` manifest, and removes the objects behind it. Every
+    /// [`CoreWriter`] must have ended before; what one writes later is swept by the next takeover's
+    /// [`crate::delete::sweep_leftovers`].
+    ///
+    /// # Errors
+    /// [`SnapshotError::Published`] if the manifest is in the store already, in which case nothing
+    /// is removed; or the store's error.
+    pub async fn abort(self, reason: &str) -> Result<(), SnapshotError> {
+        let tombstone = RawManifest::tombstone(
+            State::Aborted,
+            self.name,
+            self.identity,
+            self.spec.uuid,
+            reason.into(),
+            self.spec.created_at_us,
+        );
+        let path = self.name.manifest();
+        let body = tombstone.encode().into();
+        if let Created::Theirs(found) = store::create(&*self.store, &path, body).await?
+            && let Record::Published(_) = Record::decode(self.name, &found)?
+        {
+            return Err(SnapshotError::Published { name: self.name });
+        }
+        sweep(&*self.store, self.name).await.map(drop)
+    }
+
+    fn manifest(
+        &self,
+        mut finished: Vec<FinishedCore>,
+        slot_counts: Vec<u64>,
+    ) -> Result<RawManifest, SnapshotError> {
+        finished.sort_by_key(|core| core.part.core);
+        for core in (0..self.spec.num_cores).map(ShardId) {
+            match finished.iter().filter(|finished| finished.part.core == core).count() {
+                1 => {}
+                0 => return Err(SnapshotError::MissingPart { core }),
+                _ => {
+                    let reason = format!("core {core} has two parts");
+                    return Err(SnapshotError::Parts { reason });
+                }
+            }
+        }
+        let end_lsn = finished.iter().map(|core| core.part.watermark).max().unwrap_or_default();
+        let (cores, objects): (Vec<_>, Vec<_>) =
+            finished.into_iter().map(|core| (core.part, core.objects)).unzip();
+        let objects: Vec<_> = objects.into_iter().flatten().collect();
+        let first = objects.iter().filter(|object| object.piece == 0);
+        Ok(RawManifest {
+            meta: Meta {
+                format_version: MANIFEST_VERSION,
+                snapshot_id: self.name.id,
+                begin_lsn: self.name.begin_lsn,
+                end_lsn,
+                created_at_us: self.spec.created_at_us,
+                created_by: created_by(),
+                kind: SnapshotKind::Base,
+                parent_id: None,
+                data_bytes: objects.iter().map(|object| object.length).sum(),
+            },
+            core_files: first.map(|object| object.name.clone()).collect(),
+            num_cores: self.spec.num_cores,
+            database_id: self.identity.database,
+            history_id: self.identity.history,
+            snapshot_uuid: self.spec.uuid,
+            state: State::Published,
+            reason: self.spec.reason.clone(),
+            cores,
+            slot_counts,
+            objects,
+            compression: COMPRESSION_NONE.into(),
+            key_id: None,
+            wrapped_key: None,
+            parent_digest: None,
+            slot_digests: None,
+            crc32c: CrcField::default(),
+        })
+    }
+}
