@@ -93,6 +93,8 @@ pub struct Connection {
     pub closing: bool,
     /// The client will send no more.
     pub ended: bool,
+    /// The network was told to close it; nothing more happens.
+    pub dropped: bool,
     /// The network no longer reads from it.
     pub paused: bool,
     /// On the list of those to flush at the end of this turn.
@@ -127,6 +129,7 @@ impl Connection {
             blocked: false,
             closing: false,
             ended: false,
+            dropped: false,
             paused: false,
             dirty: false,
             replies: Replies::default(),

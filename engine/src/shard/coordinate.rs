@@ -74,17 +74,12 @@ impl Coordination {
 
 impl ShardCore {
     /// Begins a transaction of a connection, which is blocked until it is over.
-    pub(super) fn coordinate(
-        &mut self,
-        connection: &mut Connection,
-        calls: Vec<(Call, Option<Vec<u8>>)>,
-        exec: bool,
-    ) {
+    pub(super) fn coordinate(&mut self, connection: &mut Connection, calls: Vec<Call>, exec: bool) {
         let random = {
             let random = self.next_random();
             self.shared.shard_by_keys(random)
         };
-        let script = Script::new(calls, self.shared.slots, random);
+        let mut script = Script::new(calls, self.shared.slots, random);
         let mut claims = script.claims(self.shared.slots);
         let mut watched: BTreeMap<ShardId, Vec<WatchedKey>> = BTreeMap::new();
         if exec {
@@ -98,7 +93,8 @@ impl ShardCore {
             }
         }
         if claims.is_empty() {
-            // An EXEC of nothing, or only of commands that this shard has answered.
+            // An EXEC of nothing, or only of commands that this shard answers.
+            script.answer_rest(|call| self.answer_in_exec(connection, call));
             let replies: Vec<u8> = script.replies().flatten().copied().collect();
             let count = script.replies().len();
             return connection.reply(|reply| {
@@ -296,6 +292,14 @@ impl ShardCore {
         for (shard, watched) in watched {
             let keys = watched.into_iter().map(|watched| watched.key).collect();
             self.post(shard, Mail::Unwatch { keys });
+        }
+        // Not before: an EXEC whose watches have failed must not select a database either.
+        if exec
+            && !coordination.watch_failed
+            && let Some(mut connection) = self.connections.take(conn)
+        {
+            script.answer_rest(|call| self.answer_in_exec(&mut connection, call));
+            self.connections.put_back(connection);
         }
         let mut out = Vec::new();
         let mut reply = Reply::new(&mut out, version);

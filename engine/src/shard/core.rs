@@ -34,6 +34,7 @@ use super::journal::Journal;
 use super::message::Mail;
 use super::parked::Parked;
 use super::participate::Participations;
+use super::session::Housekeeping;
 use super::shared::Shared;
 use super::watch::Watches;
 
@@ -98,6 +99,7 @@ pub struct ShardCore {
     pub(super) coordinations: Coordinations,
     pub(super) parked: Parked,
     pub(super) watches: Watches,
+    pub(super) housekeeping: Housekeeping,
     pub(super) cut: Cut,
     pub(super) random: u64,
     /// Whether the keyspace is still being loaded.
@@ -154,6 +156,7 @@ impl ShardCore {
             coordinations: Coordinations::default(),
             parked: Parked::default(),
             watches: Watches::default(),
+            housekeeping: Housekeeping::default(),
             cut: Cut::default(),
             random: seed | 1,
             loading: true,
@@ -198,9 +201,9 @@ impl ShardCore {
         let client_id = self.shared.next_client_id();
         let mut connection =
             Connection::new(conn, client_id, Some(endpoints), self.clock.now_micros());
-        connection.session.authenticated = !self.shared.settings().requires_password();
-        self.shared.stats(self.id).accepted();
+        self.admit(&mut connection);
         self.connections.insert(connection);
+        self.mark_dirty(conn);
     }
 
     /// Bytes of a client. Unknown connections (closed meanwhile) are ignored.
@@ -427,7 +430,10 @@ impl ShardCore {
         }
         connection.replies.release(durable);
         let whole = !connection.is_virtual() || connection.is_answered();
-        if whole && let Some(bytes) = connection.replies.take_sendable() {
+        if whole
+            && !connection.dropped
+            && let Some(bytes) = connection.replies.take_sendable()
+        {
             self.effects.sends.push((conn, bytes));
         }
         let full = connection.must_wait();
@@ -439,7 +445,8 @@ impl ShardCore {
         if connection.ended && !connection.blocked && connection.replies.awaited() == 0 {
             connection.closing = true;
         }
-        if connection.closing && connection.replies.is_drained() {
+        if connection.closing && connection.replies.is_drained() && !connection.dropped {
+            connection.dropped = true;
             self.effects.closes.push(conn);
         }
     }

@@ -14,9 +14,12 @@ use super::connection::{Connection, Queued};
 use super::core::{AdminRequest, ShardCore};
 use super::message::{Call, Forwarded, Mail};
 use super::plan::{Place, place};
+use super::session::database;
 
 /// Memory of the commands that one MULTI may queue.
 const MAX_QUEUED_BYTES: usize = 1 << 30;
+/// The reply to what cannot be part of a transaction.
+const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 
 impl ShardCore {
     /// Handles new bytes of a connection, and what it had left over.
@@ -126,7 +129,7 @@ impl ShardCore {
             }
             Place::Several => self.barrier(connection, |core, connection| {
                 let call = call(connection, spec, args);
-                core.coordinate(connection, vec![(call, None)], false);
+                core.coordinate(connection, vec![call], false);
             }),
             Place::Anywhere => self.keyless(connection, spec, args),
         }
@@ -163,6 +166,9 @@ impl ShardCore {
     fn refusal(&self, connection: &Connection, spec: &CommandSpec) -> Option<Cow<'static, str>> {
         if !connection.session.authenticated && !spec.flags.contains(CommandFlags::NO_AUTH) {
             return Some("NOAUTH Authentication required.".into());
+        }
+        if connection.session.multi.is_some() && spec.flags.contains(CommandFlags::NO_MULTI) {
+            return Some(NOT_IN_TRANSACTION.into());
         }
         if self.loading && !spec.flags.contains(CommandFlags::LOADING) {
             return Some(self.shared.loading_error().into());
@@ -259,7 +265,7 @@ impl ShardCore {
         }
         self.barrier(connection, |core, connection| {
             let call = call(connection, spec, args);
-            core.coordinate(connection, vec![(call, None)], false);
+            core.coordinate(connection, vec![call], false);
         })
     }
 
@@ -279,31 +285,30 @@ impl ShardCore {
             self.unwatch(connection);
             return connection.error("EXECABORT Transaction discarded because of previous errors.");
         }
-        let calls = queued.calls.into_iter().map(|mut call| {
-            // A SELECT among them was carried out just before: it is for what comes after it.
-            call.db = connection.session.db;
-            let reply = self.answer_in_exec(connection, &call);
-            (call, reply)
-        });
-        let calls = calls.collect();
+        // A SELECT among them is for what comes after it, and is carried out when all is done.
+        let mut db = connection.session.db;
+        let mut calls = queued.calls;
+        for call in &mut calls {
+            call.db = db;
+            if call.spec.id == CommandId::Select
+                && let Ok(selected) = database(call.args.as_args())
+            {
+                db = selected;
+            }
+        }
         self.coordinate(connection, calls, true);
     }
 
-    /// The reply of a command without keys inside EXEC; `None` for one that shards execute.
-    fn answer_in_exec(&mut self, connection: &mut Connection, call: &Call) -> Option<Vec<u8>> {
+    /// The reply of a command without keys inside EXEC.
+    pub(super) fn answer_in_exec(&mut self, connection: &mut Connection, call: &Call) -> Vec<u8> {
         let args = call.args.as_args();
-        let place = place(call.spec, args, self.shared.slots, self.id);
-        if place != Place::Anywhere {
-            return None;
-        }
         let mut reply = Vec::new();
         if is_admin(call.spec.id) {
-            Reply::new(&mut reply, connection.session.version)
-                .error("ERR Command not allowed inside a transaction");
+            Reply::new(&mut reply, connection.session.version).error(NOT_IN_TRANSACTION);
         } else {
             self.session_reply(connection, call.spec, args, &mut reply);
         }
-        Some(reply)
+        reply
     }
 }
 
@@ -337,7 +342,12 @@ fn is_admin(id: CommandId) -> bool {
 }
 
 fn call(connection: &Connection, spec: &'static CommandSpec, args: Args<'_>) -> Call {
-    Call { spec, db: connection.session.db, args: args.to_buf() }
+    let mut args = args.to_buf();
+    if spec.id == CommandId::ClientKill {
+        // Shards that execute it have to know whom to spare, or to answer before it goes.
+        args.push(connection.client_id.to_string().as_bytes());
+    }
+    Call { spec, db: connection.session.db, args }
 }
 
 fn queue(connection: &mut Connection, spec: &'static CommandSpec, args: Args<'_>) {

@@ -72,6 +72,11 @@ impl Journal {
         self.writer.as_ref().map_or(Position(u64::MAX), LogWriter::durable)
     }
 
+    /// Bytes of segment files that are kept.
+    pub fn retained_bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LogWriter::retained_bytes)
+    }
+
     /// Makes everything so far durable; answers the position to wait for.
     pub fn request_sync(&mut self) -> Position {
         self.writer.as_mut().map_or(Position(0), LogWriter::request_sync)

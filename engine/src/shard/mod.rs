@@ -36,3 +36,6 @@ mod plan;
 pub mod session;
 pub mod shared;
 mod watch;
+
+#[cfg(test)]
+mod tests;

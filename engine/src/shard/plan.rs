@@ -39,6 +39,8 @@ fn is_whole(id: CommandId) -> bool {
 pub fn place(spec: &CommandSpec, args: Args<'_>, slots: SlotMap, random: ShardId) -> Place {
     use CommandId as C;
     match spec.id {
+        // Every shard has connections, and an only one executes them when they are all put back.
+        C::ClientList | C::ClientKill => return Place::Several,
         id if is_whole(id) && slots.shards() > 1 => return Place::Several,
         id if is_whole(id) => return Place::One(ShardId(0)),
         C::RandomKey => return Place::One(random),
@@ -93,7 +95,7 @@ struct Step {
 
 #[derive(Debug)]
 enum Shape {
-    /// Answered by the coordinator already.
+    /// By the coordinator, when all others are done.
     Answered,
     /// Whole on one shard.
     Whole(ShardId),
@@ -122,6 +124,10 @@ enum Join {
     Ok,
     /// The sum of integers.
     Sum,
+    /// OK if any is not zero: the old form of CLIENT KILL.
+    Killed,
+    /// One text of all texts, as strings or as texts for people.
+    Text,
     /// One array of all elements.
     Concat,
     /// One array; for each part, the places of its elements.
@@ -129,13 +135,11 @@ enum Join {
 }
 
 impl Script {
-    /// A script of commands, each with its reply if the coordinator has answered it already.
-    pub fn new(calls: Vec<(Call, Option<Vec<u8>>)>, slots: SlotMap, random: ShardId) -> Self {
-        let steps = calls.into_iter().map(|(call, reply)| {
-            let shape = match &reply {
-                Some(_) => Shape::Answered,
-                None => shape(&call, slots, random),
-            };
+    /// A script of commands. Those without keys are left to [`Self::answer_rest`].
+    pub fn new(calls: Vec<Call>, slots: SlotMap, random: ShardId) -> Self {
+        let steps = calls.into_iter().map(|call| {
+            let shape = shape(&call, slots, random);
+            let reply = matches!(shape, Shape::Answered).then(Vec::new);
             Step { call, shape, stage: 0, reply }
         });
         Self { steps: steps.collect(), next: 0, watching: Vec::new() }
@@ -211,6 +215,15 @@ impl Script {
     /// The keys that WATCH now watches.
     pub fn take_watching(&mut self) -> Vec<WatchedKey> {
         std::mem::take(&mut self.watching)
+    }
+
+    /// Answers the commands that no shard executes.
+    pub fn answer_rest(&mut self, mut answer: impl FnMut(&Call) -> Vec<u8>) {
+        for step in &mut self.steps {
+            if matches!(step.shape, Shape::Answered) {
+                step.reply = Some(answer(&step.call));
+            }
+        }
     }
 
     /// The replies of all commands.
@@ -362,7 +375,7 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
         return Shape::Watch(watch_keys(call, slots));
     }
     match place(spec, args, slots, random) {
-        Place::Anywhere => return Shape::Whole(random),
+        Place::Anywhere => return Shape::Answered,
         Place::One(shard) => return Shape::Whole(shard),
         Place::Several => {}
     }
@@ -372,6 +385,10 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
     };
     match spec.id {
         C::DbSize => everywhere(Join::Sum),
+        C::ClientList => everywhere(Join::Text),
+        // CLIENT KILL addr, and the requester that its shard has added.
+        C::ClientKill if args.len() == 4 => everywhere(Join::Killed),
+        C::ClientKill => everywhere(Join::Sum),
         C::Keys => everywhere(Join::Concat),
         C::FlushAll | C::FlushDb => everywhere(Join::Ok),
         C::Rename | C::Copy => transfer(call, slots),
@@ -463,6 +480,9 @@ impl Join {
                 let sum: i64 = replies.iter().map(|reply| integer(reply)).sum();
                 format!(":{sum}\r\n").into_bytes()
             }
+            Join::Killed if replies.iter().any(|reply| integer(reply) > 0) => b"+OK\r\n".to_vec(),
+            Join::Killed => b"-ERR No such client\r\n".to_vec(),
+            Join::Text => text(&replies),
             Join::Concat => {
                 let all: Vec<&[u8]> = replies.iter().flat_map(|reply| elements(reply)).collect();
                 array(&all)
@@ -478,6 +498,20 @@ impl Join {
             }
         }
     }
+}
+
+/// Joins strings (`$5`) or texts for people (`=9`, `txt:`) as our own encoder wrote them.
+fn text(replies: &[Vec<u8>]) -> Vec<u8> {
+    let is_verbatim = replies.first().is_some_and(|reply| reply.first() == Some(&b'='));
+    let prefix: &[u8] = if is_verbatim { b"txt:" } else { b"" };
+    let body = |reply: &'_ Vec<u8>| line_end(reply) + prefix.len()..reply.len() - 2;
+    let length: usize = replies.iter().map(|reply| body(reply).len()).sum();
+    let kind = if is_verbatim { '=' } else { '$' };
+    let mut out = format!("{kind}{}\r\n", length + prefix.len()).into_bytes();
+    out.extend_from_slice(prefix);
+    replies.iter().for_each(|reply| out.extend_from_slice(&reply[body(reply)]));
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 fn array(elements: &[&[u8]]) -> Vec<u8> {

@@ -22,6 +22,7 @@ pub struct Shared {
     pub ports: OnceLock<Ports>,
     next_client_id: AtomicU64,
     loading_texts: LoadingTexts,
+    persistence_info: RwLock<String>,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
     /// A shard has failed: the others end at once.
@@ -95,6 +96,8 @@ pub struct ShardStats {
     pub connections: AtomicU64,
     /// Connections since the start.
     pub connections_received: AtomicU64,
+    /// Of those, how many were turned away: too many were open.
+    pub connections_rejected: AtomicU64,
     /// The end of the log.
     pub log_tail: AtomicU64,
     /// How much of it is durable.
@@ -164,6 +167,7 @@ impl Shared {
             ports: OnceLock::new(),
             next_client_id: AtomicU64::new(1),
             loading_texts: LoadingTexts::default(),
+            persistence_info: RwLock::default(),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -232,6 +236,17 @@ impl Shared {
     /// How many entries and records were loaded so far.
     pub fn loaded_entries(&self) -> u64 {
         self.loading_texts.entries.load(Ordering::Relaxed)
+    }
+
+    /// Leaves what the control plane knows of snapshots and uploads, as lines of `name:value`, for
+    /// `INFO persistence`.
+    pub fn set_persistence_info(&self, lines: String) {
+        *self.persistence_info.write().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    /// What was left by [`Self::set_persistence_info`].
+    pub fn persistence_info(&self) -> String {
+        self.persistence_info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The reply to commands while the keyspace is loaded.
