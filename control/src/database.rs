@@ -96,7 +96,10 @@ impl Database {
 
         let (calls, received) = flume::bounded(ADMIN_CALLS);
         engine.admin = Some(calls);
-        engine.identity = Some((identity.database.0, identity.history.0));
+        engine.identity = Some((
+            u128::from_be_bytes(identity.database.0),
+            u128::from_be_bytes(identity.history.0),
+        ));
         engine.images = images(&store, &catalog, identity, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.

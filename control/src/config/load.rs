@@ -244,7 +244,7 @@ mod tests {
                     protected-mode = false\nbind = '0.0.0.0'\n";
         let config = load(Some(file), &[], &[]).unwrap();
         assert_eq!((config.port, config.max_clients), (8080, 1000));
-        assert_eq!(config.checkpoint_log_bytes, 64 << 20);
+        assert_eq!(config.checkpoint_log_bytes, Some(64 << 20));
         assert!(!config.protected_mode && config.is_exposed());
     }
 

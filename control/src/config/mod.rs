@@ -54,7 +54,7 @@ pub struct Config {
     /// How diagnostics are written to standard error.
     pub log_format: LogFormat,
     /// Bytes of log since the last checkpoint after which the next one is taken.
-    pub checkpoint_log_bytes: u64,
+    pub checkpoint_log_bytes: Option<u64>,
     /// How many clients may be connected at once.
     pub max_clients: u32,
     /// How long a write may wait for a snapshot before the snapshot is given up.
@@ -78,7 +78,7 @@ impl Config {
             protected_mode: true,
             node_name: "cutwater".to_owned(),
             log_format: LogFormat::Text,
-            checkpoint_log_bytes: 1 << 30,
+            checkpoint_log_bytes: None,
             max_clients: 10_000,
             snapshot_stall_limit: Duration::from_secs(1),
         }

@@ -91,10 +91,10 @@ pub struct Connection {
     pub blocked: bool,
     /// Nothing more is read; closed when all replies were sent.
     pub closing: bool,
-    /// The network was told to close it; nothing more happens.
-    pub dropped: bool,
     /// The client will send no more.
     pub ended: bool,
+    /// The network was told to close it; nothing more happens.
+    pub dropped: bool,
     /// The network no longer reads from it.
     pub paused: bool,
     /// On the list of those to flush at the end of this turn.
@@ -128,8 +128,8 @@ impl Connection {
             decoder: Decoder::new(),
             blocked: false,
             closing: false,
-            dropped: false,
             ended: false,
+            dropped: false,
             paused: false,
             dirty: false,
             replies: Replies::default(),

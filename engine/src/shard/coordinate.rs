@@ -74,12 +74,7 @@ impl Coordination {
 
 impl ShardCore {
     /// Begins a transaction of a connection, which is blocked until it is over.
-    pub(super) fn coordinate(
-        &mut self,
-        connection: &mut Connection,
-        calls: Vec<Call>,
-        exec: bool,
-    ) {
+    pub(super) fn coordinate(&mut self, connection: &mut Connection, calls: Vec<Call>, exec: bool) {
         let random = {
             let random = self.next_random();
             self.shared.shard_by_keys(random)

@@ -433,7 +433,8 @@ impl ShardCore {
         let whole = !connection.is_virtual() || connection.is_answered();
         if whole
             && !connection.dropped
-            && let Some(bytes) = connection.replies.take_sendable() {
+            && let Some(bytes) = connection.replies.take_sendable()
+        {
             self.effects.sends.push((conn, bytes));
         }
         let full = connection.must_wait();

@@ -304,8 +304,7 @@ impl ShardCore {
         let args = call.args.as_args();
         let mut reply = Vec::new();
         if is_admin(call.spec.id) {
-            Reply::new(&mut reply, connection.session.version)
-                .error(NOT_IN_TRANSACTION);
+            Reply::new(&mut reply, connection.session.version).error(NOT_IN_TRANSACTION);
         } else {
             self.session_reply(connection, call.spec, args, &mut reply);
         }
