@@ -222,15 +222,6 @@ impl ShardCore {
         }
     }
 
-    /// Tells a client why it is not served, and closes.
-    pub fn refuse_connection(&mut self, conn: ConnId, text: &str) {
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.error(text);
-            connection.closing = true;
-            self.mark_dirty(conn);
-        }
-    }
-
     /// The engine is stopping: what was not read yet is not executed.
     pub fn stop_reading(&mut self) {
         self.stopping = true;
