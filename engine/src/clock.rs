@@ -2,8 +2,9 @@
 //! causality between shards.
 //!
 //! A shard's next LSN is `max(now, last + 1)`. *Now* is given once a turn, after that turn's input
-//! was taken; every message from another shard carries its sender's clock, and [`ShardClock::observe`]
-//! moves past it. So an LSN is greater than everything that its command can have seen.
+//! was taken; every message from another shard carries its sender's clock, and
+//! [`ShardClock::observe`] moves past it. So an LSN is greater than everything that its command can
+//! have seen.
 //!
 //! [`TimeSource`] makes *now*: CLOCK_BOOTTIME, which no operator can set, plus an offset that is
 //! slewed towards the wall clock, so that a step of the wall clock never reaches an LSN as a step.

@@ -228,7 +228,8 @@ impl<B: StableBuffer> Ring<B> {
 
     /// Called when the shard has nothing to do and is about to wait for its eventfd: submits what
     /// is prepared, and lets the kernel signal from now on. True if there is nothing to reap, so
-    /// waiting is right; false if a turn is due. Meant as the last part of `Doorbell::park`'s check.
+    /// waiting is right; false if a turn is due. Meant as the last part of `Doorbell::park`'s
+    /// check.
     ///
     /// # Errors
     /// [`RingError::Enter`], which is final.
