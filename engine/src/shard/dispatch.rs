@@ -25,6 +25,9 @@ impl ShardCore {
     /// Runs the commands of a virtual connection until one has to wait.
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
         while !connection.must_wait() && !self.stopping {
+            if self.journal.is_full() {
+                return self.starved.push(connection.id);
+            }
             let Some(args) = connection.queue.pop_front() else { return };
             if !self.command(connection, args.as_args()) {
                 connection.queue.push_front(args);
@@ -56,7 +59,12 @@ impl ShardCore {
         if spec.id == CommandId::Watch {
             return self.watch(connection, spec, args);
         }
-        match place(spec, args, self.shared.slots, self.random_shard(spec.id)) {
+        let place = if connection.own_port && is_per_node(spec.id) {
+            Place::One(self.id)
+        } else {
+            place(spec, args, self.shared.slots, self.random_shard(spec.id))
+        };
+        match place {
             Place::One(owner) if owner == self.id => {
                 self.execute_own(connection, spec, args);
                 true
@@ -254,6 +262,13 @@ impl ShardCore {
 fn is_multi_control(id: CommandId) -> bool {
     use CommandId as C;
     matches!(id, C::Multi | C::Exec | C::Discard | C::Quit | C::Reset | C::Watch)
+}
+
+/// Every cluster client scans node by node: on a shard's own port SCAN goes through the keys of that
+/// shard, so that none comes up once for each shard. DBSIZE and KEYS are sent to one node by some
+/// clients and to all by others; they concern the whole database on every port.
+fn is_per_node(id: CommandId) -> bool {
+    id == CommandId::Scan
 }
 
 /// The commands that the control plane answers.
