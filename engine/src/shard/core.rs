@@ -235,6 +235,16 @@ impl ShardCore {
         self.stopping = true;
     }
 
+    /// How much is under way: intents, transactions, parked commands, and what the gate holds. 0
+    /// when nothing was asked that is not answered.
+    pub fn unfinished(&self) -> usize {
+        self.intents.len()
+            + self.participations.len()
+            + self.coordinations.len()
+            + self.parked.len()
+            + self.gate.len()
+    }
+
     /// Whether a client still waits for a reply, or has not taken it.
     pub fn has_unsent_replies(&self) -> bool {
         self.connections.has_unsent_replies()
