@@ -2,7 +2,7 @@
 //! what it saw and when.
 
 use std::collections::VecDeque;
-use std::io::{Cursor, ErrorKind};
+use std::io::Cursor;
 
 use cutwater_engine::net::ConnId;
 
@@ -76,14 +76,10 @@ impl Client {
     ) -> Result<(), BadReply> {
         self.received.extend_from_slice(bytes);
         loop {
-            let mut cursor = Cursor::new(self.received.as_slice());
-            let reply = match Reply::read(&mut cursor) {
-                Ok(reply) => reply,
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
-                Err(error) => return Err(BadReply(error.to_string())),
-            };
-            let taken = cursor.position() as usize;
-            self.received.drain(..taken);
+            let Some(length) = reply_length(&self.received) else { return Ok(()) };
+            let reply = Reply::read(&mut Cursor::new(&self.received[..length]));
+            let reply = reply.map_err(|error| BadReply(error.to_string()))?;
+            self.received.drain(..length);
             let Some((event, left)) = self.awaited.front_mut() else {
                 return Err(BadReply(format!("a reply to nothing: {reply}")));
             };
@@ -99,4 +95,24 @@ impl Client {
             }
         }
     }
+}
+
+/// The length of the reply at the front, if it is whole.
+fn reply_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    let mut replies = 1;
+    while replies > 0 {
+        replies -= 1;
+        let rest = bytes.get(at..)?;
+        let line = rest.windows(2).position(|pair| pair == b"\r\n")?;
+        let number = std::str::from_utf8(rest.get(1..line)?).ok();
+        let number = number.and_then(|text| text.parse::<usize>().ok());
+        at += line + 2;
+        match (rest[0], number) {
+            (b'$', Some(length)) => at += length + 2,
+            (b'*', Some(count)) => replies += count,
+            _ => {}
+        }
+    }
+    (at <= bytes.len()).then_some(at)
 }

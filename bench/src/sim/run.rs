@@ -101,6 +101,7 @@ impl Run {
             shot: None,
             complete: Vec::new(),
             snapshots: 0,
+            completed: 0,
             recycles: rng.chance(40),
             whole_log: true,
             spares: Vec::new(),
@@ -140,6 +141,7 @@ impl Run {
         if steps == usize::MAX {
             self.come_to_rest()?;
         }
+        self.report.snapshots += std::mem::take(&mut self.world.completed);
         self.report.requests += self.world.history.len() as u64;
         Ok(())
     }

@@ -88,6 +88,8 @@ pub struct World {
     pub complete: Vec<Complete>,
     /// Snapshots so far.
     pub snapshots: u64,
+    /// How many were completed since somebody asked.
+    pub completed: u64,
     /// Log that two snapshots cover is given up.
     pub recycles: bool,
     /// The log reaches back to the first start.
@@ -515,6 +517,7 @@ impl World {
             each.for_each(|node| node.control.push_back(Control::Cancel(shot.id)));
             return Ok(());
         }
+        self.completed += 1;
         self.complete.push(shot.complete(self.start)?);
         if self.recycles && self.complete.len() > 2 {
             self.complete.remove(0);
