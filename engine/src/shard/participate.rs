@@ -197,6 +197,9 @@ impl ShardCore {
         coordinator: LogId,
         participants: &[LogId],
     ) {
+        if self.intents.whole_shard() {
+            self.before_whole_shard_record(lsn);
+        }
         self.observe(lsn);
         let relaxed = self.journal.fsync() != Fsync::Always;
         let participation =
