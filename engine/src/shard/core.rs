@@ -269,7 +269,10 @@ impl ShardCore {
         let Some(mut connection) = self.connections.take(conn) else { return };
         self.unwatch(&mut connection);
         self.connections.forget(conn);
-        self.shared.stats(self.id).disconnected();
+        if !conn.is_virtual() {
+            // A batch was never counted as accepted: below 0 the count would turn everybody away.
+            self.shared.stats(self.id).disconnected();
+        }
     }
 
     /// A batch of commands of an embedded client, on a virtual connection of its own: their replies
