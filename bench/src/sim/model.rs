@@ -340,11 +340,11 @@ impl Command {
 }
 
 impl Request {
-    /// Whether it never changes a key.
+    /// Whether nothing depends on whether it was carried out. EXEC also ends watches.
     pub fn is_read(&self) -> bool {
         match self {
             Self::One(command) => command.is_read(),
-            Self::Exec(commands) => commands.iter().all(Command::is_read),
+            Self::Exec(_) => false,
             Self::Watch(_) => true,
         }
     }

@@ -153,7 +153,17 @@ impl Run {
         settle(world)?;
         for (at, client) in world.clients.iter().enumerate() {
             if client.unanswered() > 0 {
-                return Err(format!("client {at} waits for {} replies for ever", client.unanswered()));
+                let open: Vec<_> = world.nodes.iter().map(|node| node.core.unfinished()).collect();
+                let (shard, count) = (client.shard, client.unanswered());
+                let waits = world.history.iter().filter(|event| {
+                    event.connection == client.connection && event.replied.is_none()
+                });
+                let mut first = waits.map(|event| format!("{:?}", event.request));
+                return Err(format!(
+                    "client {at} of shard {shard} waits for {count} replies for ever; open: \
+                     {open:?}; in {}, out {}; virtual {} batch {} conn {:x}; first {:?}",
+                    client.to_server.len(), client.from_server.len(), client.is_virtual, client.batch.len(), client.conn.0, first.next()
+                ));
             }
         }
         if let Some(shot) = &mut world.shot {
