@@ -29,6 +29,7 @@ use super::connections::Connections;
 use super::coordinate::Coordinations;
 use super::cut::Cut;
 use super::gate::Gate;
+use super::input::Window;
 use super::intent::IntentTable;
 use super::journal::Journal;
 use super::message::Mail;
@@ -43,7 +44,8 @@ use super::watch::Watches;
 pub struct Effects {
     /// Bytes for connections; each comes back through [`ShardCore::sent`].
     pub sends: Vec<(ConnId, Vec<u8>)>,
-    /// Connections to close: all their replies were sent.
+    /// Connections to close at once: all their replies were sent, or what is left of them does not
+    /// matter (CLIENT KILL, `timeout`), so a send under way need not be waited for.
     pub closes: Vec<ConnId>,
     /// Connections to read no more from, until resumed.
     pub pauses: Vec<ConnId>,
@@ -89,6 +91,8 @@ pub struct ShardCore {
     /// The changes of the command under way; kept for its memory.
     pub(super) changes: command::Effects,
     pub(super) connections: Connections,
+    /// Requests that are decoded ahead; kept for its memory.
+    pub(super) window: Window,
     pub(super) gate: Gate<Held>,
     /// Mail by receiving shard, sent at the end of the turn.
     pub(super) outbox: Vec<Vec<Mail>>,
@@ -148,6 +152,7 @@ impl ShardCore {
             journal,
             changes: command::Effects::default(),
             connections: Connections::default(),
+            window: Window::default(),
             gate: Gate::default(),
             outbox: (0..shards).map(|_| Vec::new()).collect(),
             local_mail: VecDeque::new(),
@@ -189,6 +194,11 @@ impl ShardCore {
         &self.keyspace
     }
 
+    /// The reading of the clock that this turn goes by, in microseconds since the Unix epoch.
+    pub fn now_micros(&self) -> u64 {
+        self.clock.now_micros()
+    }
+
     /// Takes a reading of the clock; everything after it in this turn is at that instant.
     pub fn begin_turn(&mut self, now_micros: u64) {
         self.clock.tick(now_micros);
@@ -217,15 +227,6 @@ impl ShardCore {
     pub fn input_ended(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.ended = true;
-            self.mark_dirty(conn);
-        }
-    }
-
-    /// Tells a client why it is not served, and closes.
-    pub fn refuse_connection(&mut self, conn: ConnId, text: &str) {
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.error(text);
-            connection.closing = true;
             self.mark_dirty(conn);
         }
     }
