@@ -2,7 +2,9 @@
 //! the other. [`super::search`] asks it whether an order of the commands explains what clients saw.
 //!
 //! The one thing that it cannot know is when a key expires. A key with an expiry carries the
-//! earliest instant at which it may be gone; from then on both answers are right.
+//! earliest instant at which it may be gone; from then on both answers are right, each time: a
+//! transaction judges expiry by the instant at which it asked for its intents, so one that had to
+//! wait can still see a key that another has already missed.
 
 use crate::reply::{NilKind, Reply};
 
@@ -178,16 +180,12 @@ impl State {
         })
     }
 
-    fn read(&mut self, key: Key, reply: Option<&Reply>, seen: Seen<'_>) -> bool {
+    fn read(&self, key: Key, reply: Option<&Reply>, seen: Seen<'_>) -> bool {
         match (reply, &self.keys[key]) {
             (None, _) | (Some(Reply::Nil(NilKind::Bulk)), None) => true,
             (Some(Reply::Bulk(bytes)), Some(value)) => *bytes == value.bytes,
             (Some(Reply::Nil(NilKind::Bulk)), Some(value)) => {
-                let gone = value.expires_at_ms.is_some_and(|at| at <= seen.replied_ms);
-                if gone {
-                    self.keys[key] = None;
-                }
-                gone
+                value.expires_at_ms.is_some_and(|at| at <= seen.replied_ms)
             }
             _ => false,
         }

@@ -12,6 +12,7 @@ use cutwater_engine::types::{DbIndex, Fsync, StartId};
 use super::boot::{self, Booted, Plan};
 use super::model::{State, Value};
 use super::mutation::{Mutation, NoCrcDisk};
+use super::node::Io;
 use super::rng::Rng;
 use super::search::{MAX_REQUESTS, Verdict, explain};
 use super::workload::{ACCOUNTS, KEYS, PAIR, Workload};
@@ -21,6 +22,8 @@ use super::world::{Tempo, World};
 const BEGIN_MICROS: u64 = 1_700_000_000_000_000;
 /// Steps after which what is under way must have ended.
 const MAX_STEPS: usize = 60_000;
+/// How long a crash waits for a log write to tear.
+const MAX_STEPS_TO_A_WRITE: usize = 60;
 /// Turns with nothing to do after which a world is at rest.
 const IDLE_TURNS: usize = 12;
 
@@ -140,6 +143,8 @@ impl Run {
         }
         if steps == usize::MAX {
             self.come_to_rest()?;
+        } else if world.rng.chance(60) {
+            step_until_writing(world)?;
         }
         self.report.snapshots += std::mem::take(&mut self.world.completed);
         self.report.requests += self.world.history.len() as u64;
@@ -364,6 +369,18 @@ fn disk(world: &World) -> Arc<dyn LogDisk> {
         Mutation::NoCrc => Arc::new(NoCrcDisk(world.disk.clone())),
         _ => Arc::new(world.disk.clone()),
     }
+}
+
+/// Steps until a log write is under way, so that a crash can tear it.
+fn step_until_writing(world: &mut World) -> Result<(), String> {
+    for _ in 0..MAX_STEPS_TO_A_WRITE {
+        let is_write = |io: &Io| matches!(io, Io::Write { .. });
+        let writing = world.nodes.iter().filter(|node| node.io.iter().any(is_write)).count();
+        if writing > world.rng.below(world.nodes.len()) || !world.step()? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Steps until nothing is left to do, not even for time that passes.

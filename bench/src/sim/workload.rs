@@ -60,9 +60,12 @@ impl Workload {
             0..22 => self.transfer(rng),
             22..30 => Request::One(Command::MGet((0..ACCOUNTS).collect())),
             30..40 => Request::One(self.pair_command(rng)),
-            40..46 if may_watch => Request::Watch(distinct(rng, 2, OTHERS, FIRST_OTHER)),
-            46..58 => {
-                let count = 1 + rng.below(4);
+            40..46 if may_watch => {
+                let count = 1 + rng.below(2);
+                Request::Watch(distinct(rng, count, OTHERS, FIRST_OTHER))
+            }
+            46..60 => {
+                let count = *rng.pick(&[1, 1, 2, 3, 4]);
                 Request::Exec((0..count).map(|_| self.command(rng)).collect())
             }
             _ => Request::One(self.command(rng)),
