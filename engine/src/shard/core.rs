@@ -245,6 +245,16 @@ impl ShardCore {
         self.stopping = true;
     }
 
+    /// How much is under way: intents, transactions, parked commands, and what the gate holds. 0
+    /// when nothing was asked that is not answered.
+    pub fn unfinished(&self) -> usize {
+        self.intents.len()
+            + self.participations.len()
+            + self.coordinations.len()
+            + self.parked.len()
+            + self.gate.len()
+    }
+
     /// Whether a client still waits for a reply, or has not taken it.
     pub fn has_unsent_replies(&self) -> bool {
         self.connections.has_unsent_replies()
@@ -269,7 +279,10 @@ impl ShardCore {
         let Some(mut connection) = self.connections.take(conn) else { return };
         self.unwatch(&mut connection);
         self.connections.forget(conn);
-        self.shared.stats(self.id).disconnected();
+        if !conn.is_virtual() {
+            // A batch was never counted as accepted: below 0 the count would turn everybody away.
+            self.shared.stats(self.id).disconnected();
+        }
     }
 
     /// A batch of commands of an embedded client, on a virtual connection of its own: their replies

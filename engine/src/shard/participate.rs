@@ -43,6 +43,11 @@ struct Participation {
 }
 
 impl Participations {
+    /// How many there are, granted or not.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.granted.len()
+    }
+
     /// The lowest clock that was given with a still unresolved grant.
     pub fn lowest_clock(&self) -> Option<Lsn> {
         self.granted.values().map(|participation| participation.clock).min()
@@ -192,6 +197,9 @@ impl ShardCore {
         coordinator: LogId,
         participants: &[LogId],
     ) {
+        if self.intents.whole_shard() {
+            self.before_whole_shard_record(lsn);
+        }
         self.observe(lsn);
         let relaxed = self.journal.fsync() != Fsync::Always;
         let participation =
