@@ -184,10 +184,8 @@ impl Shell {
     }
 
     fn take_completions(&mut self) -> Result<usize, FailureReason> {
-        let Self { ring, core, time, segments: _, shared, failure, .. } = self;
-        let mut refused = Vec::new();
+        let Self { ring, core, time, failure, .. } = self;
         let mut ticked = false;
-        let mut aborted = Vec::new();
         let count = ring.turn(crate::net::Wait::Never, |event| {
             if !ticked {
                 // After the input was taken: an LSN given in this turn is above whatever the
@@ -199,11 +197,7 @@ impl Shell {
                 Event::Received { conn, bytes } => core.receive(conn, bytes),
                 Event::Sent { conn, buffer } => core.sent(conn, buffer),
                 Event::Accepted { conn, peer, local, .. } => {
-                    let open = shared.sum(|stats| &stats.connections);
                     core.accept(conn, Endpoints { peer, local });
-                    if open >= shared.settings().max_clients {
-                        refused.push(conn);
-                    }
                 }
                 Event::ReceiveEnded { conn } => core.input_ended(conn),
                 Event::Closed { conn, reason } => {
@@ -234,10 +228,6 @@ impl Shell {
                 }
             }
         })?;
-        for conn in refused {
-            core.refuse_connection(conn, "ERR max number of clients reached");
-            aborted.push(conn);
-        }
         if failure.is_some()
             && let Some(writer) = core.journal().writer()
         {
@@ -383,7 +373,9 @@ impl Shell {
         }
         for conn in std::mem::take(&mut self.core.effects.closes) {
             if !conn.is_virtual() {
-                self.ring.close(conn);
+                // Nothing that matters is still to be sent, and a peer that does not read must not
+                // hold it up.
+                self.ring.abort(conn);
             }
         }
         for request in std::mem::take(&mut self.core.effects.admin) {

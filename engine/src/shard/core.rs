@@ -43,7 +43,8 @@ use super::watch::Watches;
 pub struct Effects {
     /// Bytes for connections; each comes back through [`ShardCore::sent`].
     pub sends: Vec<(ConnId, Vec<u8>)>,
-    /// Connections to close: all their replies were sent.
+    /// Connections to close at once: all their replies were sent, or what is left of them does not
+    /// matter (CLIENT KILL, `timeout`), so a send under way need not be waited for.
     pub closes: Vec<ConnId>,
     /// Connections to read no more from, until resumed.
     pub pauses: Vec<ConnId>,
@@ -217,15 +218,6 @@ impl ShardCore {
     pub fn input_ended(&mut self, conn: ConnId) {
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.ended = true;
-            self.mark_dirty(conn);
-        }
-    }
-
-    /// Tells a client why it is not served, and closes.
-    pub fn refuse_connection(&mut self, conn: ConnId, text: &str) {
-        if let Some(connection) = self.connections.get_mut(conn) {
-            connection.error(text);
-            connection.closing = true;
             self.mark_dirty(conn);
         }
     }

@@ -27,6 +27,7 @@ mod execute;
 mod expire;
 mod gate;
 mod intent;
+mod join;
 pub mod journal;
 pub mod load;
 pub mod message;

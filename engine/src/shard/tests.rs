@@ -5,7 +5,9 @@
 //! For interleavings, [`TestCluster::send`] without pumping and [`TestCluster::turn`] give each
 //! shard its turns one by one, and [`TestCluster::pump_seeded`] in a random order.
 
+mod clients;
 mod session;
+mod topology;
 mod transactions;
 mod wire;
 
@@ -283,6 +285,18 @@ pub fn request(args: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode::request(&mut bytes, args.iter().map(|arg| arg.as_bytes()));
     bytes
+}
+
+/// A cluster, and a client of its first shard.
+pub fn with_client(shards: u16) -> (TestCluster, TestConn) {
+    let mut cluster = TestCluster::new(shards);
+    let conn = cluster.connect(0);
+    (cluster, conn)
+}
+
+/// A status as a reply.
+pub fn status(text: &str) -> Value {
+    Value::Simple(text.to_owned())
 }
 
 /// A string as a reply.

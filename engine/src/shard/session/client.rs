@@ -1,7 +1,8 @@
 //! CLIENT: what a connection says about itself, and the connections of all shards.
 //!
 //! LIST and KILL are executed on every shard, each for its own connections; [`super::super::plan`]
-//! joins the answers. KILL has to know whose it is: [`Requester`] goes with it as its last argument.
+//! joins the answers. KILL has to know whose it is: the client id of who asks goes with it as the
+//! last argument.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};

@@ -103,7 +103,7 @@ pub(super) fn set(shared: &Shared, args: Args<'_>, reply: &mut Reply<'_>) {
 }
 
 fn try_set(shared: &Shared, pairs: Args<'_>) -> Result<(), String> {
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err("ERR syntax error".to_owned());
     }
     let mut changes: Vec<(&Parameter, &[u8])> = Vec::new();

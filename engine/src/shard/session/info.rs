@@ -13,8 +13,11 @@ use super::super::core::ShardCore;
 use super::super::shared::{ShardStats, Shared};
 use super::{CUTWATER_VERSION, REDIS_VERSION, config};
 
+/// Writes the lines of a section.
+type Section = fn(&ShardCore, &mut Lines);
+
 /// The sections, in their order. All belong to `default`.
-const SECTIONS: [(&str, fn(&ShardCore, &mut Lines)); 8] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),

@@ -3,11 +3,11 @@
 //!
 //! | file | commands |
 //! |---|---|
-//! | [`connection`] | PING ECHO HELLO AUTH SELECT QUIT RESET |
-//! | [`client`] | CLIENT; LIST and KILL are executed on every shard |
-//! | [`config`] | CONFIG GET and SET |
-//! | [`info`] | INFO and TIME |
-//! | [`cluster`] | CLUSTER, but for what looks at the keys of a slot |
+//! | `connection` | PING ECHO HELLO AUTH SELECT QUIT RESET |
+//! | `client` | CLIENT; LIST and KILL are executed on every shard |
+//! | `config` | CONFIG GET and SET |
+//! | `info` | INFO and TIME |
+//! | `cluster` | CLUSTER, but for what looks at the keys of a slot |
 //!
 //! COMMAND and every HELP are in [`crate::command::introspect`]. Replies and error texts are those
 //! of Redis 7.2. Nothing here reveals a key, so no reply waits for the log.
