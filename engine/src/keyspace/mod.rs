@@ -67,6 +67,13 @@ pub struct KeyRef<'k> {
     pub key: &'k [u8],
 }
 
+/// Where a key will be looked for, without the key.
+#[derive(Clone, Copy, Debug)]
+pub struct PreparedKey {
+    slot: Slot,
+    hash: u64,
+}
+
 /// Why an op cannot be applied: it is none that an engine with this layout has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
@@ -153,6 +160,32 @@ impl Keyspace {
     pub fn get(&self, key: &KeyRef<'_>) -> Option<EntryView<'_>> {
         let table = self.slots[self.index(key.slot)].table_of(key.hash)?;
         table.find(key.hash, key.db, key.key).map(|place| table.view(place))
+    }
+
+    /// The slot and the hash of a key that may be looked up soon; `None` if it is not of this shard.
+    pub fn prepare(&self, db: DbIndex, key: &[u8]) -> Option<PreparedKey> {
+        let key = self.key(db, key);
+        self.owns(key.slot).then_some(PreparedKey { slot: key.slot, hash: key.hash })
+    }
+
+    /// The first of three steps that bring what a look-up reads into the cache; each is done for
+    /// several keys before the next, so that their misses overlap.
+    pub fn prefetch_slot(&self, key: PreparedKey) {
+        table::prefetch(&raw const self.slots[self.index(key.slot)]);
+    }
+
+    /// The second step: the slot is there, and names the bucket.
+    pub fn prefetch_bucket(&self, key: PreparedKey) {
+        if let Some(table) = self.slots[self.index(key.slot)].table_of(key.hash) {
+            table.prefetch_bucket(key.hash);
+        }
+    }
+
+    /// The third step: the bucket is there, and names the entry.
+    pub fn prefetch_entry(&self, key: PreparedKey) {
+        if let Some(table) = self.slots[self.index(key.slot)].table_of(key.hash) {
+            table.prefetch_entry(key.hash);
+        }
     }
 
     /// Gives a key this value and expiry, whatever it held before; true if it did not exist.

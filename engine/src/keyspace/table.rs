@@ -144,6 +144,22 @@ impl Subtable {
         (u32::from(tag) * self.bucket_count) >> 16
     }
 
+    /// Asks for the bucket of a hash.
+    pub(super) fn prefetch_bucket(&self, hash: u64) {
+        prefetch(std::ptr::from_ref(self.head(self.bucket_of_tag(self.tag(hash)))));
+    }
+
+    /// Asks for the entries in the bucket of a hash that may be the one.
+    pub(super) fn prefetch_entry(&self, hash: u64) {
+        let tag = self.tag(hash);
+        let head = self.head(self.bucket_of_tag(tag));
+        for bits in head.words.iter().filter(|bits| (**bits >> TAG_SHIFT) as u16 == tag) {
+            if *bits != 0 {
+                prefetch(pointer_of(*bits).as_ptr().cast_const());
+            }
+        }
+    }
+
     /// The entry with this key.
     pub(super) fn find(&self, hash: u64, db: DbIndex, key: &[u8]) -> Option<Place> {
         let tag = self.tag(hash);
@@ -414,6 +430,17 @@ fn pointer_of(bits: u64) -> NonNull<u8> {
 
 /// Lends the entry of a word that is not empty. The lifetime is bound by the callers to the
 /// subtable's borrow.
+/// Asks for a cache line without waiting for it.
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint: it reads nothing, and no address faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 fn view_of<'a>(bits: u64) -> EntryView<'a> {
     // SAFETY: words hold pointers of entries that they own; callers hold the subtable's borrow.
     unsafe { EntryView::from_raw(pointer_of(bits)) }

@@ -29,6 +29,7 @@ use super::connections::Connections;
 use super::coordinate::Coordinations;
 use super::cut::Cut;
 use super::gate::Gate;
+use super::input::Window;
 use super::intent::IntentTable;
 use super::journal::Journal;
 use super::message::Mail;
@@ -90,6 +91,8 @@ pub struct ShardCore {
     /// The changes of the command under way; kept for its memory.
     pub(super) changes: command::Effects,
     pub(super) connections: Connections,
+    /// Requests that are decoded ahead; kept for its memory.
+    pub(super) window: Window,
     pub(super) gate: Gate<Held>,
     /// Mail by receiving shard, sent at the end of the turn.
     pub(super) outbox: Vec<Vec<Mail>>,
@@ -149,6 +152,7 @@ impl ShardCore {
             journal,
             changes: command::Effects::default(),
             connections: Connections::default(),
+            window: Window::default(),
             gate: Gate::default(),
             outbox: (0..shards).map(|_| Vec::new()).collect(),
             local_mail: VecDeque::new(),

@@ -1,4 +1,4 @@
-//! From bytes to a command, and from a command to the shard that executes it.
+//! From a command to the shard that executes it.
 //!
 //! A connection's commands keep their order on every shard: each is executed, forwarded or parked
 //! in the order in which it was read. A command on several shards, EXEC and WATCH are barriers:
@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::command::table::{CommandFlags, CommandId, CommandSpec, resolve};
-use crate::resp::{Args, Limits, Progress, Reply};
+use crate::resp::{Args, Reply};
 use crate::types::ShardId;
 
 use super::connection::{Connection, Queued};
@@ -22,68 +22,6 @@ const MAX_QUEUED_BYTES: usize = 1 << 30;
 const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 
 impl ShardCore {
-    /// Handles new bytes of a connection, and what it had left over.
-    pub(super) fn read(&mut self, connection: &mut Connection, bytes: &[u8]) {
-        if connection.closing || self.stopping {
-            return;
-        }
-        // The usual case: whole requests in the network's buffer, and nothing left over.
-        if connection.input.is_empty() && !connection.must_wait() {
-            let consumed = self.run_requests(connection, bytes);
-            connection.input.extend_from_slice(&bytes[consumed..]);
-            return;
-        }
-        connection.input.extend_from_slice(bytes);
-        if connection.must_wait() {
-            return;
-        }
-        let mut input = std::mem::take(&mut connection.input);
-        let consumed = self.run_requests(connection, &input);
-        if consumed == input.len() {
-            input.clear();
-            input.shrink_to(KEPT_INPUT_BYTES);
-        } else {
-            input.drain(..consumed);
-        }
-        connection.input = input;
-    }
-
-    /// Runs whole requests from the front of `input`; answers how many bytes they were.
-    fn run_requests(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
-        let mut decoder = std::mem::take(&mut connection.decoder);
-        let mut consumed = 0;
-        while !connection.must_wait() {
-            let limits = if connection.session.authenticated {
-                &Limits::FULL
-            } else {
-                &Limits::UNAUTHENTICATED
-            };
-            let request = &input[consumed..];
-            match decoder.decode(request, limits) {
-                Ok(Progress::Request { consumed: length }) => {
-                    let args = decoder.args(request);
-                    if !self.command(connection, args) {
-                        // A barrier that has to wait for earlier replies: read again later.
-                        break;
-                    }
-                    consumed += length;
-                }
-                Ok(Progress::Empty { consumed: length }) => consumed += length,
-                Ok(Progress::Incomplete { needed_bytes_hint }) => {
-                    connection.input.reserve(needed_bytes_hint.min(MAX_RESERVED_BYTES));
-                    break;
-                }
-                Err(error) => {
-                    connection.error(&format!("ERR {error}"));
-                    connection.closing = true;
-                    consumed = input.len();
-                }
-            }
-        }
-        connection.decoder = decoder;
-        consumed
-    }
-
     /// Runs the commands of a virtual connection until one has to wait.
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
         while !connection.must_wait() && !self.stopping {
@@ -96,7 +34,7 @@ impl ShardCore {
     }
 
     /// Handles one command. False if it is a barrier that has to wait for earlier replies.
-    fn command(&mut self, connection: &mut Connection, args: Args<'_>) -> bool {
+    pub(super) fn command(&mut self, connection: &mut Connection, args: Args<'_>) -> bool {
         let spec = match resolve(args) {
             Ok(spec) => spec,
             Err(error) => {
@@ -311,11 +249,6 @@ impl ShardCore {
         reply
     }
 }
-
-/// Input buffers above this are not kept.
-const KEPT_INPUT_BYTES: usize = 64 << 10;
-/// No more than this is reserved for an argument before it begins to arrive.
-const MAX_RESERVED_BYTES: usize = 1 << 20;
 
 /// The commands that mean themselves also between MULTI and EXEC.
 fn is_multi_control(id: CommandId) -> bool {

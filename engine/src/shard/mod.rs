@@ -7,8 +7,8 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | bytes of a connection become a command | [`connection`], [`dispatch`] |
-//! | the command goes to the shard that owns its keys | [`plan`], [`message`] |
+//! | bytes of a connection become commands | [`connection`], [`input`] |
+//! | a command goes to the shard that owns its keys | [`dispatch`], [`plan`], [`message`] |
 //! | ... where it is applied and recorded | [`execute`], [`journal`] |
 //! | ... or prepared on several shards, then applied | [`coordinate`], [`participate`], [`intent`] |
 //! | ... and its reply waits until the log is durable | [`gate`] |
@@ -26,6 +26,7 @@ mod dispatch;
 mod execute;
 mod expire;
 mod gate;
+mod input;
 mod intent;
 mod join;
 pub mod journal;
