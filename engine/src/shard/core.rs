@@ -194,6 +194,11 @@ impl ShardCore {
         &self.keyspace
     }
 
+    /// The reading of the clock that this turn goes by, in microseconds since the Unix epoch.
+    pub fn now_micros(&self) -> u64 {
+        self.clock.now_micros()
+    }
+
     /// Takes a reading of the clock; everything after it in this turn is at that instant.
     pub fn begin_turn(&mut self, now_micros: u64) {
         self.clock.tick(now_micros);
