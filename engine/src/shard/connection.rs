@@ -160,7 +160,10 @@ impl Connection {
 
     /// Whether every command so far has its whole reply in what may leave.
     pub fn is_answered(&self) -> bool {
-        self.queue.is_empty() && self.replies.awaited() == 0 && !self.replies.is_held()
+        // What QUIT left in the queue is not run.
+        (self.queue.is_empty() || self.closing)
+            && self.replies.awaited() == 0
+            && !self.replies.is_held()
     }
 
     /// Whether there is input that was not handled yet.
@@ -173,7 +176,8 @@ impl Connection {
         self.blocked
             || self.closing
             || self.replies.awaited() >= MAX_AWAITED_REPLIES
-            || self.replies.unsent_bytes() >= MAX_UNSENT_BYTES
+            // The replies of a batch leave when all are there.
+            || (!self.is_virtual() && self.replies.unsent_bytes() >= MAX_UNSENT_BYTES)
     }
 }
 

@@ -124,6 +124,18 @@ pub enum CutEvent {
     },
 }
 
+impl CutEvent {
+    /// Which snapshot it is of.
+    pub fn id(&self) -> SnapshotId {
+        match self {
+            Self::Frozen { id, .. }
+            | Self::Chunk { id, .. }
+            | Self::Done { id, .. }
+            | Self::Abandoned { id, .. } => *id,
+        }
+    }
+}
+
 /// Why a shard gives a snapshot up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbandonReason {
