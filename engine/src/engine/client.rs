@@ -4,16 +4,22 @@
 //! A command crosses to the shard that owns its first key; a batch crosses once to each shard that
 //! its commands name. An error reply is a reply ([`Value::Error`]); `Err` means that the engine has
 //! stopped.
+//!
+//! Every call is a connection of its own: it begins in database 0 and ends with its replies. What a
+//! command sets up for those after it (MULTI, WATCH, SELECT, HELLO ...) therefore works *within one
+//! batch*: a batch that names such a command goes whole to one shard, and runs in order, as if it
+//! had come through one socket. A MULTI without its EXEC is discarded at the end of the batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::command::table::lookup;
+use crate::command::table::{CommandId, resolve};
 use crate::net::InboxSender;
-use crate::resp::{ArgsBuf, Value};
+use crate::resp::{Args, ArgsBuf, Value};
 use crate::slot::{SlotMap, slot_of};
 use crate::types::ShardId;
 
-use super::error::Stopped;
+use super::error::{FailureCell, Stopped};
 use super::message::ToShard;
 
 /// A handle to an engine. Cheap to clone; outlives the engine, and then says [`Stopped`].
@@ -21,11 +27,23 @@ use super::message::ToShard;
 pub struct Client {
     shards: Arc<[InboxSender<ToShard>]>,
     slots: SlotMap,
+    failure: FailureCell,
+}
+
+/// Commands for one shard, and where in the batch each stands.
+#[derive(Default)]
+struct Crossing {
+    places: Vec<usize>,
+    commands: Vec<ArgsBuf>,
 }
 
 impl Client {
-    pub(super) fn new(shards: Arc<[InboxSender<ToShard>]>, slots: SlotMap) -> Self {
-        Self { shards, slots }
+    pub(super) fn new(
+        shards: Arc<[InboxSender<ToShard>]>,
+        slots: SlotMap,
+        failure: FailureCell,
+    ) -> Self {
+        Self { shards, slots, failure }
     }
 
     /// Runs one command, the name first, and waits for its reply.
@@ -35,7 +53,7 @@ impl Client {
     pub fn execute<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Value, Stopped> {
         let args = to_args(args);
         let replies = self.submit(self.shard_of(&args), vec![args])?.recv();
-        first(&replies.map_err(|_| Stopped)?)
+        Ok(next(&mut &*replies.map_err(|_| self.failure.stopped())?))
     }
 
     /// Runs one command without blocking the thread; works on any runtime.
@@ -45,22 +63,25 @@ impl Client {
     pub async fn execute_async<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Value, Stopped> {
         let args = to_args(args);
         let receiver = self.submit_async(self.shard_of(&args), vec![args]).await?;
-        first(&receiver.recv_async().await.map_err(|_| Stopped)?)
+        let replies = receiver.recv_async().await;
+        Ok(next(&mut &*replies.map_err(|_| self.failure.stopped())?))
     }
 
-    /// Runs commands with one crossing for each shard. Commands for one shard keep their order;
-    /// those for different shards may overlap. Replies come in the order of the commands.
+    /// Runs commands with one crossing for each shard, and answers their replies in order. Commands
+    /// for one shard keep their order; those for different shards may overlap, unless one of them
+    /// is about the connection (MULTI, SELECT ...): then the whole batch runs in order on one.
     ///
     /// # Errors
     /// [`Stopped`]; some of the commands may have run.
     pub fn batch<A: AsRef<[u8]>>(&self, commands: &[Vec<A>]) -> Result<Vec<Value>, Stopped> {
         let mut waiting = Vec::new();
-        for (shard, (places, commands)) in self.by_shard(commands) {
-            waiting.push((places, self.submit(shard, commands)?));
+        for (shard, crossing) in self.by_shard(commands) {
+            waiting.push((crossing.places, self.submit(shard, crossing.commands)?));
         }
         let mut replies = vec![Value::Null; commands.len()];
         for (places, receiver) in waiting {
-            fill(&mut replies, &places, &receiver.recv().map_err(|_| Stopped)?)?;
+            let encoded = receiver.recv().map_err(|_| self.failure.stopped())?;
+            fill(&mut replies, &places, &encoded);
         }
         Ok(replies)
     }
@@ -74,12 +95,13 @@ impl Client {
         commands: &[Vec<A>],
     ) -> Result<Vec<Value>, Stopped> {
         let mut waiting = Vec::new();
-        for (shard, (places, commands)) in self.by_shard(commands) {
-            waiting.push((places, self.submit_async(shard, commands).await?));
+        for (shard, crossing) in self.by_shard(commands) {
+            waiting.push((crossing.places, self.submit_async(shard, crossing.commands).await?));
         }
         let mut replies = vec![Value::Null; commands.len()];
         for (places, receiver) in waiting {
-            fill(&mut replies, &places, &receiver.recv_async().await.map_err(|_| Stopped)?)?;
+            let encoded = receiver.recv_async().await.map_err(|_| self.failure.stopped())?;
+            fill(&mut replies, &places, &encoded);
         }
         Ok(replies)
     }
@@ -141,25 +163,30 @@ impl Client {
         Ok(value.as_integer().unwrap_or_default())
     }
 
-    /// The shard that owns the first key of a command; any for one without keys.
+    /// The shard that owns the first key of a command; the first for one without keys.
     fn shard_of(&self, args: &ArgsBuf) -> ShardId {
-        let args = args.as_args();
-        let spec = args.get(0).and_then(lookup);
-        let first = spec.and_then(|spec| spec.keys(args.len()).next());
-        first.map_or(ShardId(0), |index| self.slots.owner(slot_of(&args[index])))
+        self.key_owner(args.as_args()).unwrap_or(ShardId(0))
     }
 
-    fn by_shard<A: AsRef<[u8]>>(
-        &self,
-        commands: &[Vec<A>],
-    ) -> std::collections::BTreeMap<ShardId, (Vec<usize>, Vec<ArgsBuf>)> {
-        let mut shards: std::collections::BTreeMap<_, (Vec<usize>, Vec<ArgsBuf>)> =
-            std::collections::BTreeMap::new();
-        for (place, command) in commands.iter().enumerate() {
-            let args = to_args(command);
-            let (places, commands) = shards.entry(self.shard_of(&args)).or_default();
-            places.push(place);
-            commands.push(args);
+    fn key_owner(&self, args: Args<'_>) -> Option<ShardId> {
+        // A request that is wrong has no keys: any shard can say so.
+        let first = resolve(args).ok()?.keys(args.len()).next()?;
+        Some(self.slots.owner(slot_of(&args[first])))
+    }
+
+    fn by_shard<A: AsRef<[u8]>>(&self, commands: &[Vec<A>]) -> BTreeMap<ShardId, Crossing> {
+        let commands: Vec<ArgsBuf> = commands.iter().map(|command| to_args(command)).collect();
+        let together = commands.iter().any(|args| is_about_connection(args.as_args()));
+        let home = together.then(|| {
+            let owner = commands.iter().find_map(|args| self.key_owner(args.as_args()));
+            owner.unwrap_or(ShardId(0))
+        });
+        let mut shards = BTreeMap::<ShardId, Crossing>::new();
+        for (place, args) in commands.into_iter().enumerate() {
+            let shard = home.unwrap_or_else(|| self.shard_of(&args));
+            let crossing = shards.entry(shard).or_default();
+            crossing.places.push(place);
+            crossing.commands.push(args);
         }
         shards
     }
@@ -171,7 +198,7 @@ impl Client {
     ) -> Result<flume::Receiver<Vec<u8>>, Stopped> {
         let (reply, receiver) = flume::bounded(1);
         let message = ToShard::Submit { commands, reply };
-        self.shards[shard.0 as usize].send(message).map_err(|_| Stopped)?;
+        self.shards[shard.0 as usize].send(message).map_err(|_| self.failure.stopped())?;
         Ok(receiver)
     }
 
@@ -182,13 +209,14 @@ impl Client {
     ) -> Result<flume::Receiver<Vec<u8>>, Stopped> {
         let (reply, receiver) = flume::bounded(1);
         let message = ToShard::Submit { commands, reply };
-        self.shards[shard.0 as usize].send_async(message).await.map_err(|_| Stopped)?;
+        let sent = self.shards[shard.0 as usize].send_async(message).await;
+        sent.map_err(|_| self.failure.stopped())?;
         Ok(receiver)
     }
 }
 
 /// Why a typed call has no result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
     /// The engine has stopped.
     #[error(transparent)]
@@ -213,25 +241,41 @@ fn to_args<A: AsRef<[u8]>>(args: &[A]) -> ArgsBuf {
     ArgsBuf::new(args.iter().map(AsRef::as_ref))
 }
 
-fn first(replies: &[u8]) -> Result<Value, Stopped> {
-    next(&mut &*replies)
+/// Whether a command changes or asks for what its connection was told before.
+fn is_about_connection(args: Args<'_>) -> bool {
+    use CommandId as C;
+    resolve(args).is_ok_and(|spec| {
+        spec.full_name.starts_with("client|")
+            || matches!(
+                spec.id,
+                C::Multi
+                    | C::Exec
+                    | C::Discard
+                    | C::Watch
+                    | C::Unwatch
+                    | C::Select
+                    | C::Hello
+                    | C::Auth
+                    | C::Reset
+                    | C::Quit
+            )
+    })
 }
 
-fn fill(replies: &mut [Value], places: &[usize], mut encoded: &[u8]) -> Result<(), Stopped> {
+fn fill(replies: &mut [Value], places: &[usize], mut encoded: &[u8]) {
     for place in places {
-        replies[*place] = next(&mut encoded)?;
+        replies[*place] = next(&mut encoded);
     }
-    Ok(())
 }
 
 /// Takes one reply of our own encoder off the front.
-fn next(encoded: &mut &[u8]) -> Result<Value, Stopped> {
+fn next(encoded: &mut &[u8]) -> Value {
     if encoded.is_empty() {
-        // A connection that QUIT has no more replies.
-        return Err(Stopped);
+        // What stands behind a QUIT is not run.
+        return Value::Error("ERR the connection of this batch was closed".into());
     }
     let parsed = Value::parse(encoded).expect("our own encoder wrote the reply");
     let (value, length) = parsed.expect("a reply is whole");
     *encoded = &encoded[length..];
-    Ok(value)
+    value
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use crate::log::{LogError, RecoveryError};
 use crate::net::RingError;
@@ -58,7 +59,34 @@ pub enum OpenError {
     },
     /// A shard ended while the engine started.
     #[error(transparent)]
-    Shard(#[from] Failure),
+    Shard(Failure),
+}
+
+impl From<Failure> for OpenError {
+    /// What ended a shard while the engine started; if it was the machine, as the check of the
+    /// machine would have said it. (The check sets one ring up; the limit may be lower than what
+    /// all shards need.)
+    fn from(failure: Failure) -> Self {
+        let ring = match &failure.reason {
+            FailureReason::Ring(error) => match &**error {
+                RingError::KernelTooOld => RingError::KernelTooOld,
+                RingError::Forbidden(error) => RingError::Forbidden(again(error)),
+                RingError::LockedMemory => RingError::LockedMemory,
+                RingError::Setup(error) => RingError::Setup(again(error)),
+                RingError::Enter(_) => return Self::Shard(failure),
+            },
+            _ => return Self::Shard(failure),
+        };
+        Self::Machine(PreflightError::Ring(ring))
+    }
+}
+
+/// The same error once more: an [`io::Error`] cannot be cloned.
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 /// Why a running engine stopped by itself. The first one counts; every caller gets it.
@@ -79,7 +107,7 @@ pub enum FailureReason {
     Log(String),
     /// The ring failed.
     #[error("the network ring failed ({0})")]
-    Ring(String),
+    Ring(Arc<RingError>),
     /// Loaded bytes are no ops.
     #[error("the data cannot be applied ({0})")]
     Load(String),
@@ -93,7 +121,7 @@ pub enum FailureReason {
 
 impl From<RingError> for FailureReason {
     fn from(error: RingError) -> Self {
-        Self::Ring(error.to_string())
+        Self::Ring(Arc::new(error))
     }
 }
 
@@ -103,7 +131,35 @@ impl From<LogError> for OpenError {
     }
 }
 
-/// The engine has stopped, or stops before it could answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the engine has stopped")]
-pub struct Stopped;
+/// The engine has stopped, or stops before it could answer. What was asked may have happened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the engine has stopped{}", cause(.failure.as_ref()))]
+pub struct Stopped {
+    /// Why, if it stopped by itself; none if it was closed.
+    pub failure: Option<Failure>,
+}
+
+fn cause(failure: Option<&Failure>) -> String {
+    failure.map_or_else(String::new, |failure| format!(": {failure}"))
+}
+
+/// Where the first failure of an engine is kept; shared by its threads and its clients.
+#[derive(Clone, Debug, Default)]
+pub struct FailureCell(Arc<OnceLock<Failure>>);
+
+impl FailureCell {
+    /// The failure, if there was one.
+    pub fn get(&self) -> Option<Failure> {
+        self.0.get().cloned()
+    }
+
+    /// Keeps it if it is the first.
+    pub fn set(&self, failure: Failure) {
+        let _ = self.0.set(failure);
+    }
+
+    /// What to answer to a caller that gets nothing else any more.
+    pub fn stopped(&self) -> Stopped {
+        Stopped { failure: self.get() }
+    }
+}

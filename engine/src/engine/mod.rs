@@ -28,8 +28,8 @@ pub mod snapshot;
 mod threads;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::TimeSource;
@@ -44,6 +44,7 @@ pub use config::{AdminCall, EngineConfig, ImageSource};
 pub use error::{Failure, FailureReason, OpenError, Stopped};
 pub use snapshot::{ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotStreams};
 
+use error::FailureCell;
 use lock::DataLock;
 use message::ToShard;
 use threads::ShardThreads;
@@ -59,12 +60,15 @@ pub struct Engine {
     inboxes: Arc<[InboxSender<ToShard>]>,
     doorbells: Vec<Doorbell>,
     threads: ShardThreads,
+    failure: FailureCell,
     start: StartId,
     recovered: Recovered,
     snapshots: AtomicU64,
+    /// Held by the streams of the snapshot under way.
+    snapshot_turn: Arc<AtomicBool>,
     stall_limit_ms: u64,
-    /// Given back last.
-    _lock: Option<DataLock>,
+    /// Given back when every shard has ended.
+    lock: Mutex<Option<DataLock>>,
 }
 
 /// What the start found.
@@ -95,7 +99,7 @@ impl Engine {
 
     /// A handle for commands. It does not keep the engine running.
     pub fn client(&self) -> Client {
-        Client::new(Arc::clone(&self.inboxes), self.shared.slots)
+        Client::new(Arc::clone(&self.inboxes), self.shared.slots, self.failure.clone())
     }
 
     /// Where the engine listens.
@@ -124,10 +128,11 @@ impl Engine {
     }
 
     /// Begins a snapshot at one cut of all shards (a little ahead of now if none is given); answers
-    /// when every shard has frozen its view. Works on any runtime.
+    /// when every shard has frozen its view. Works on any runtime. Dropping the future or the
+    /// streams cancels the snapshot, and the next can begin at once.
     ///
     /// # Errors
-    /// [`SnapshotError`]. One at a time: the caller sees to it.
+    /// [`SnapshotError::Busy`] while the streams of another live, or [`SnapshotError`].
     pub async fn create_snapshot(
         &self,
         cut: Option<Lsn>,
@@ -136,6 +141,7 @@ impl Engine {
         let lead = CUT_LEAD.as_micros() as u64;
         let cut = cut.unwrap_or(Lsn::from_micros(self.time.now_micros() + lead));
         let budget = ChunkBudget::new(snapshot::CHUNK_QUEUE_BYTES);
+        let turn = snapshot::Turn::take(id, &self.snapshot_turn, &self.inboxes)?;
         let mut pending = Vec::with_capacity(self.inboxes.len());
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             let (events, receiver) = flume::unbounded();
@@ -153,7 +159,7 @@ impl Engine {
                 wake: self.doorbells[shard].clone(),
             });
         }
-        snapshot::begin(id, Arc::clone(&self.inboxes), pending, budget).await
+        snapshot::begin(turn, pending, budget).await
     }
 
     /// The logs of this start before these positions, by shard, are not needed any more: their
@@ -163,14 +169,16 @@ impl Engine {
     /// [`Stopped`].
     pub fn release_log(&self, before: &[Position]) -> Result<(), Stopped> {
         for (inbox, before) in self.inboxes.iter().zip(before) {
-            inbox.send(ToShard::ReleaseLog { before: *before }).map_err(|_| Stopped)?;
+            inbox
+                .send(ToShard::ReleaseLog { before: *before })
+                .map_err(|_| self.failure.stopped())?;
         }
         Ok(())
     }
 
     /// Why the engine has stopped by itself, if it has.
     pub fn failure(&self) -> Option<Failure> {
-        self.threads.failure()
+        self.failure.get()
     }
 
     /// Resolves when the engine has stopped by itself.
@@ -178,27 +186,35 @@ impl Engine {
         self.threads.failed().await
     }
 
-    /// Drains, syncs and ends; the directory can be opened again when this returns.
+    /// Drains, syncs and ends; the directory can be opened again when this returns. Calls that are
+    /// not answered by then get [`Stopped`].
     ///
     /// # Errors
     /// Why it had stopped before.
-    pub fn close(mut self) -> Result<(), Failure> {
-        self.stop();
-        self.threads.failure().map_or(Ok(()), Err)
+    pub fn close(self) -> Result<(), Failure> {
+        self.shut_down()
     }
 
-    fn stop(&mut self) {
+    /// [`Self::close`], for an engine that several share. Blocks; again is harmless.
+    ///
+    /// # Errors
+    /// Why it had stopped before.
+    pub fn shut_down(&self) -> Result<(), Failure> {
         self.shared.stopping.store(true, Ordering::Release);
         for inbox in self.inboxes.iter() {
+            // One that is gone has stopped.
             let _ = inbox.send(ToShard::Stop);
         }
         self.threads.join();
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.failure.get().map_or(Ok(()), Err)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop();
+        // Whoever wants to know asks before, or closes.
+        let _ = self.shut_down();
     }
 }
 

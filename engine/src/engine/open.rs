@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{TimeSource, wall_micros};
@@ -19,7 +19,7 @@ use crate::slot::{SLOT_COUNT, SlotMap};
 use crate::types::{LogId, Lsn, ShardId, StartId};
 
 use super::config::{EngineConfig, ImageSource};
-use super::error::OpenError;
+use super::error::{FailureCell, OpenError};
 use super::load::Loader;
 use super::lock::DataLock;
 use super::message::{INBOX_CAPACITY, ToShard};
@@ -46,8 +46,8 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
             break;
         }
         match open_from(&config, image) {
-            Ok(mut engine) => {
-                engine._lock = lock;
+            Ok(engine) => {
+                *engine.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
                 return Ok(engine);
             }
             Err(error @ (OpenError::Image { .. } | OpenError::Recovery(_))) if image.is_some() => {
@@ -63,6 +63,9 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
 fn check(config: &EngineConfig) -> Result<(), OpenError> {
     if config.shards == 0 || config.shards > SLOT_COUNT {
         return Err(OpenError::Config(format!("1 to {SLOT_COUNT} shards, not {}", config.shards)));
+    }
+    if config.cpus.as_ref().is_some_and(Vec::is_empty) {
+        return Err(OpenError::Config("shards are to be pinned, and no CPU is named".to_owned()));
     }
     if config.log && config.data_dir.is_none() {
         return Err(OpenError::Config("a log needs a data directory".to_owned()));
@@ -96,23 +99,27 @@ fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<E
     let mut parts = Parts::new(config.shards)?;
     let listeners = bind(config, &shared)?;
     let (setups, provider) = set_up(config, &ground, &time, &shared, &mut parts, listeners)?;
-    let threads =
-        ShardThreads::start(setups, config.cpus.as_deref(), provider, &shared, &parts.doorbells)?;
+    let (cpus, failure) = (config.cpus.as_deref(), FailureCell::default());
+    let bells = &parts.doorbells;
+    let threads = ShardThreads::start(setups, cpus, provider, &shared, bells, failure.clone())?;
     let mut engine = Engine {
         shared,
         time,
         inboxes: parts.senders.into(),
         doorbells: parts.doorbells,
         threads,
+        failure,
         start: ground.start,
         recovered: Recovered::default(),
         snapshots: Default::default(),
+        snapshot_turn: Arc::default(),
         stall_limit_ms: config.snapshot_stall_limit_ms,
-        _lock: None,
+        lock: Mutex::default(),
     };
     match load(&engine, &ground, image) {
         Ok(recovered) => engine.recovered = recovered,
-        Err(error) => return Err(engine.failure().map_or(error, OpenError::Shard)),
+        // Only when the shards have ended it is certain which of them failed first, and why.
+        Err(error) => return Err(engine.shut_down().map_or_else(OpenError::from, |()| error)),
     }
     Ok(engine)
 }

@@ -16,23 +16,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::TimeSource;
-use crate::log::{AlignedBuffer, LogEffect, SegmentIndex, SyncId, WriteId};
+use crate::log::{AlignedBuffer, SegmentIndex, SyncId, WriteId};
 use crate::net::{
-    CloseReason, ConnId, Doorbell, Event, FileSync, Idle, Inbox, IoToken, ListenerId, MeshEnd,
-    Ring, RingConfig, WriteRequest, WriteSync,
+    CloseReason, ConnId, Doorbell, Event, Idle, Inbox, IoToken, ListenerId, MeshEnd, Ring,
+    RingConfig,
 };
-use crate::resp::Reply;
 use crate::shard::connection::Endpoints;
-use crate::shard::core::{AdminRequest, ShardCore, ShardSetup};
+use crate::shard::core::{ShardCore, ShardSetup};
 use crate::shard::cut::CutEvent;
 use crate::shard::message::Mail;
 use crate::shard::shared::Shared;
-use crate::types::ShardId;
+use crate::types::{ShardId, SnapshotId};
 
-use super::AdminReplier;
 use super::config::AdminCall;
 use super::error::FailureReason;
 use super::message::{ToProvider, ToShard};
+
+mod outward;
 
 /// Messages of the inbox that one turn takes.
 const INBOX_BATCH: usize = 256;
@@ -90,7 +90,8 @@ pub struct Shell {
     clients: HashMap<ConnId, flume::Sender<Vec<u8>>>,
     free_virtuals: Vec<(u32, u32)>,
     virtuals: u32,
-    snapshot: Option<flume::Sender<CutEvent>>,
+    /// The snapshot under way, and who takes its chunks.
+    snapshot: Option<(SnapshotId, flume::Sender<CutEvent>)>,
     loaded: Vec<flume::Sender<()>>,
     second_at_micros: u64,
     stopping: bool,
@@ -154,7 +155,7 @@ impl Shell {
     ///
     /// # Errors
     /// Why the shard cannot go on.
-    pub async fn run(mut self) -> Result<(), FailureReason> {
+    pub async fn run(&mut self) -> Result<(), FailureReason> {
         loop {
             let handled = self.turn()?;
             if let Some(failure) = self.failure.take() {
@@ -184,6 +185,7 @@ impl Shell {
             self.core.begin_turn(self.time.now_micros());
         }
         self.every_second();
+        self.cancel_unheard_snapshot();
         self.core.end_turn();
         self.carry_out();
         self.drive_log();
@@ -272,6 +274,8 @@ impl Shell {
 
     fn handle(&mut self, message: ToShard) {
         match message {
+            // Dropping the sender answers.
+            ToShard::Submit { .. } if self.stopping => {}
             ToShard::Submit { commands, reply } => {
                 let conn = self.virtual_id();
                 self.clients.insert(conn, reply);
@@ -289,7 +293,11 @@ impl Shell {
                 self.loaded.push(done);
             }
             ToShard::BeginCut { request, events } => {
-                self.snapshot = Some(events);
+                if let Some((id, _)) = self.snapshot.take() {
+                    // Its consumer is gone, or there would be no other.
+                    self.core.cancel_cut(id);
+                }
+                self.snapshot = Some((request.id, events));
                 self.core.begin_cut(request);
             }
             ToShard::EndCut { id, end } => self.core.end_cut(id, end),
@@ -337,6 +345,15 @@ impl Shell {
         self.core.journal().request_sync();
     }
 
+    /// A consumer that dropped its stream could not tell, if the inbox was full.
+    fn cancel_unheard_snapshot(&mut self) {
+        if let Some((id, events)) = &self.snapshot
+            && events.is_disconnected()
+        {
+            self.core.cancel_cut(*id);
+        }
+    }
+
     /// Whether a stopping shard has nothing left that was promised to anybody.
     fn is_drained(&mut self) -> bool {
         let replies_left = self.core.has_unsent_replies() || !self.clients.is_empty();
@@ -359,131 +376,6 @@ impl Shell {
         }
         self.ring.retry_listeners();
         self.core.every_second();
-    }
-
-    /// Hands the core's effects to the ring, the clients and the control plane.
-    fn carry_out(&mut self) {
-        let mut sends = std::mem::take(&mut self.core.effects.sends);
-        for (conn, bytes) in sends.drain(..) {
-            if conn.is_virtual() {
-                self.answer_client(conn, bytes);
-            } else if let Err(refused) = self.ring.send(conn, bytes) {
-                // The connection is going: its end is reported, and the bytes go nowhere.
-                drop(refused);
-            }
-        }
-        self.core.effects.sends = sends;
-        for conn in std::mem::take(&mut self.core.effects.pauses) {
-            self.ring.pause_receive(conn);
-        }
-        for conn in std::mem::take(&mut self.core.effects.resumes) {
-            self.ring.resume_receive(conn);
-        }
-        for conn in std::mem::take(&mut self.core.effects.closes) {
-            if !conn.is_virtual() {
-                // Nothing that matters is still to be sent, and a peer that does not read must not
-                // hold it up.
-                self.ring.abort(conn);
-            }
-        }
-        for request in std::mem::take(&mut self.core.effects.admin) {
-            self.call_admin(request);
-        }
-        for event in std::mem::take(&mut self.core.effects.snapshot) {
-            let over = matches!(event, CutEvent::Done { .. } | CutEvent::Abandoned { .. });
-            // A consumer that is gone has cancelled; the message is on its way.
-            let _ = self.snapshot.as_ref().map(|events| events.send(event));
-            if over {
-                self.snapshot = None;
-            }
-        }
-        for done in self.loaded.drain(..) {
-            let _ = done.send(());
-        }
-    }
-
-    fn answer_client(&mut self, conn: ConnId, bytes: Vec<u8>) {
-        if let Some(reply) = self.clients.remove(&conn) {
-            let _ = reply.send(bytes);
-        }
-        self.core.disconnected(conn);
-        let (index, generation) = conn.virtual_parts();
-        self.free_virtuals.push((index, generation.wrapping_add(1)));
-    }
-
-    fn virtual_id(&mut self) -> ConnId {
-        let (index, generation) = self.free_virtuals.pop().unwrap_or_else(|| {
-            self.virtuals += 1;
-            (self.virtuals - 1, 0)
-        });
-        ConnId::virtual_id(index, generation)
-    }
-
-    fn call_admin(&mut self, request: AdminRequest) {
-        let AdminRequest { conn, slot, version, args } = request;
-        let reply = AdminReplier::new(self.replier.clone(), conn, slot, version);
-        let call = AdminCall { args, version, reply };
-        let refused = match &self.admin {
-            Some(admin) => admin.try_send(call).err().map(|_| "ERR the control plane is busy"),
-            None => {
-                drop(call);
-                Some("ERR this engine has no control plane")
-            }
-        };
-        if let Some(text) = refused {
-            let mut encoded = Vec::new();
-            Reply::new(&mut encoded, version).error(text);
-            self.core.admin_reply(conn, slot, encoded);
-        }
-    }
-
-    /// Carries out what the log asks for.
-    fn drive_log(&mut self) {
-        let Some(writer) = self.core.journal().writer() else { return };
-        while let Some(effect) = writer.next_write() {
-            match effect {
-                LogEffect::Write { id, segment, offset_bytes, block, dsync } => {
-                    let file = self.segments.get(&segment).expect("a ready segment is open");
-                    self.ring.write(WriteRequest {
-                        file: Arc::clone(file),
-                        offset_bytes,
-                        buffer: block,
-                        sync: if dsync { WriteSync::Durable } else { WriteSync::AsOpened },
-                        token: IoToken(id.0),
-                    });
-                }
-                LogEffect::NeedSegment { index } => {
-                    let _ = self.provider.send(ToProvider::Prepare { shard: self.id, index });
-                }
-                LogEffect::Sync { id, segment } => {
-                    let file = self.segments.get(&segment).expect("an unsynced segment is open");
-                    let token = IoToken(id.0 | SYNC_TOKEN);
-                    self.ring.sync(Arc::clone(file), FileSync::Data, token);
-                }
-            }
-        }
-    }
-
-    /// Sends each peer its batch, behind what a full queue gave back.
-    fn send_mail(&mut self) -> usize {
-        let mut left = 0;
-        for to in 0..self.doorbells.len() as u16 {
-            let to = ShardId(to);
-            if to == self.id {
-                continue;
-            }
-            let unsent = &mut self.unsent[to.0 as usize];
-            if unsent.is_empty() {
-                *unsent = self.mesh.empty_batch(to);
-            }
-            self.core.take_mail(to, unsent);
-            if let Err(batch) = self.mesh.send_batch(to, std::mem::take(unsent)) {
-                *unsent = batch;
-                left += 1;
-            }
-        }
-        self.mesh.ring_peers(&self.doorbells);
-        left
     }
 
     async fn park(&mut self) -> Result<(), FailureReason> {

@@ -2,10 +2,12 @@
 //!
 //! [`Engine::create_snapshot`](super::Engine::create_snapshot) has every shard freeze, learns their
 //! watermarks, and tells them where the snapshot ends: at the highest. Dropping the streams cancels
-//! the snapshot. Bytes that were handed over and not dropped yet count against one budget; when it
-//! is half full the walks pause, and they go on when the consumer lets go.
+//! the snapshot: every shard is told, and one that cannot be (its inbox is full) sees that nobody
+//! listens any more. Bytes that were handed over and not dropped yet count against one budget; when
+//! it is half full the walks pause, and they go on when the consumer lets go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::entry::Op;
 use crate::net::{Doorbell, InboxSender};
@@ -70,8 +72,9 @@ pub struct PartStream {
     events: flume::Receiver<CutEvent>,
     budget: Arc<ChunkBudget>,
     wake: Doorbell,
-    /// Cancels the snapshot when the last part is dropped unfinished.
-    _cancel: Arc<CancelOnDrop>,
+    /// Cancels the snapshot when the last part is dropped. Behind `events`, so that every shard can
+    /// see by then that nobody listens.
+    _turn: Arc<Turn>,
 }
 
 /// What a part's stream gives.
@@ -159,19 +162,40 @@ impl PartStream {
     }
 }
 
-/// Tells every shard that nobody wants the snapshot any more; shards that are done ignore it.
+/// The right to be the one snapshot under way. Dropped, it tells every shard that nobody wants the
+/// snapshot any more; shards that are done ignore it.
 #[derive(Debug)]
-pub(super) struct CancelOnDrop {
-    pub(super) id: SnapshotId,
-    pub(super) shards: Arc<[InboxSender<ToShard>]>,
+pub(super) struct Turn {
+    id: SnapshotId,
+    taken: Arc<AtomicBool>,
+    shards: Arc<[InboxSender<ToShard>]>,
 }
 
-impl Drop for CancelOnDrop {
+impl Turn {
+    /// Takes the turn.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Busy`].
+    pub(super) fn take(
+        id: SnapshotId,
+        taken: &Arc<AtomicBool>,
+        shards: &Arc<[InboxSender<ToShard>]>,
+    ) -> Result<Self, SnapshotError> {
+        if taken.swap(true, Ordering::AcqRel) {
+            return Err(SnapshotError::Busy);
+        }
+        Ok(Self { id, taken: Arc::clone(taken), shards: Arc::clone(shards) })
+    }
+}
+
+impl Drop for Turn {
     fn drop(&mut self) {
         for shard in self.shards.iter() {
             // Never blocks: a shard whose inbox is full is told by the consumer's closed channel.
             let _ = shard.try_send(ToShard::CancelCut { id: self.id });
         }
+        // After the cancelling: the next snapshot's messages are behind it.
+        self.taken.store(false, Ordering::Release);
     }
 }
 
@@ -184,12 +208,11 @@ pub(super) struct PendingPart {
 
 /// Waits until every part is frozen, and tells all shards where the snapshot ends.
 pub(super) async fn begin(
-    id: SnapshotId,
-    shards: Arc<[InboxSender<ToShard>]>,
+    turn: Turn,
     pending: Vec<PendingPart>,
     budget: Arc<ChunkBudget>,
 ) -> Result<SnapshotStreams, SnapshotError> {
-    let cancel = Arc::new(CancelOnDrop { id, shards: Arc::clone(&shards) });
+    let turn = Arc::new(turn);
     let mut parts = Vec::with_capacity(pending.len());
     for PendingPart { log, events, wake } in pending {
         let (watermark, position) =
@@ -201,13 +224,13 @@ pub(super) async fn begin(
                 }
             };
         let budget = Arc::clone(&budget);
-        let _cancel = Arc::clone(&cancel);
-        parts.push(PartStream { log, watermark, position, events, budget, wake, _cancel });
+        let _turn = Arc::clone(&turn);
+        parts.push(PartStream { log, watermark, position, events, budget, wake, _turn });
     }
     let begin_lsn = parts.iter().map(|part| part.watermark).min().unwrap_or_default();
     let end_lsn = parts.iter().map(|part| part.watermark).max().unwrap_or_default();
-    for shard in shards.iter() {
-        let message = ToShard::EndCut { id, end: end_lsn };
+    for shard in turn.shards.iter() {
+        let message = ToShard::EndCut { id: turn.id, end: end_lsn };
         shard.send_async(message).await.map_err(|_| SnapshotError::Stopped)?;
     }
     Ok(SnapshotStreams { begin_lsn, end_lsn, parts })

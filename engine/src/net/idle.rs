@@ -8,9 +8,10 @@
 //! **Why not `yield_if_needed`.** glommio-ng 0.12.0 puts the executor to sleep *with a runnable
 //! task* if its preemption timer fires between its polling for I/O and its first look at the task
 //! queues: `run_task_queues` says the same for "preempted before anything ran" as for "nothing to
-//! run". Nothing then wakes it. (Fixed after 0.12.0, in glommio/glommio pull request 53. Seen here: twice
-//! in 25 runs of this folder's tests on two busy CPUs with a timer of 1 ms.) So a shard's executor
-//! gets [`PREEMPT_TIMER`], which does not fire, and its task, instead of yielding, sometimes
+//! run". Nothing then wakes it. (Fixed after 0.12.0, in glommio/glommio pull request 53. Seen here:
+//! twice in 25 runs of this folder's tests on two busy CPUs with a timer of 1 ms.) So a shard's
+//! executor gets [`PREEMPT_TIMER`], which does not fire, and its task, instead of yielding,
+//! sometimes
 //! *waits* for an event that it has caused itself ([`Idle::give_turn_if_due`]): the executor then
 //! finds nothing to run, and polls its rings, timers and foreign wakes. Task queues with
 //! `Latency::Matters` of a short duration would bring the timer back: a shard has none.
