@@ -33,6 +33,8 @@ mod value;
 mod walk;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod walk_tests;

@@ -15,6 +15,7 @@
 //! *waits* for an event that it has caused itself ([`Idle::give_turn_if_due`]): the executor then
 //! finds nothing to run, and polls its rings, timers and foreign wakes. Task queues with
 //! `Latency::Matters` of a short duration would bring the timer back: a shard has none.
+#![expect(clippy::disallowed_methods, reason = "how long the executor waits is real time")]
 
 use std::future::{Future, poll_fn};
 use std::io;
