@@ -300,7 +300,8 @@ fn a_damaged_log_is_named_with_file_and_offset() {
     (0..50).for_each(|n| engine.client().set(format!("k{n}"), "some value").unwrap());
     engine.close().unwrap();
     let log = log_dir(dir.path());
-    let mut files: Vec<_> = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path()).collect();
     files.retain(|path| path.to_string_lossy().ends_with("0.seg"));
     files.sort();
     let segment = &files[0];
@@ -310,8 +311,9 @@ fn a_damaged_log_is_named_with_file_and_offset() {
     std::fs::write(segment, bytes).unwrap();
     for _ in 0..2 {
         let error = Engine::open(config()).unwrap_err();
-        let OpenError::Recovery(RecoveryError::Log(LogError::Corrupt { path, offset_bytes, .. })) =
-            &error
+        let OpenError::Recovery(RecoveryError::Log(LogError::Corrupt {
+            path, offset_bytes, ..
+        })) = &error
         else {
             panic!("{error:?}")
         };
@@ -483,7 +485,8 @@ fn child_opens_and_closes() {
         config.fsync = Fsync::Never;
         config.listen = Some("127.0.0.1:0".parse().unwrap());
         // So that the logs of a hundred starts do not take the time.
-        let engine = Engine::open(if n % 10 == 0 { config } else { listening_in_memory() }).unwrap();
+        let engine =
+            Engine::open(if n % 10 == 0 { config } else { listening_in_memory() }).unwrap();
         let client = engine.client();
         client.mset(&[("a", "1"), ("b", "2"), ("c", "3")]).unwrap();
         let streams = futures::executor::block_on(engine.create_snapshot(None)).unwrap();

@@ -167,7 +167,12 @@ impl Run {
                 return Err(format!(
                     "client {at} of shard {shard} waits for {count} replies for ever; open: \
                      {open:?}; in {}, out {}; virtual {} batch {} conn {:x}; first {:?}",
-                    client.to_server.len(), client.from_server.len(), client.is_virtual, client.batch.len(), client.conn.0, first.next()
+                    client.to_server.len(),
+                    client.from_server.len(),
+                    client.is_virtual,
+                    client.batch.len(),
+                    client.conn.0,
+                    first.next()
                 ));
             }
         }
