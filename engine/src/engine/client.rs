@@ -248,8 +248,16 @@ fn is_about_connection(args: Args<'_>) -> bool {
         spec.full_name.starts_with("client|")
             || matches!(
                 spec.id,
-                C::Multi | C::Exec | C::Discard | C::Watch | C::Unwatch | C::Select | C::Hello
-                    | C::Auth | C::Reset | C::Quit
+                C::Multi
+                    | C::Exec
+                    | C::Discard
+                    | C::Watch
+                    | C::Unwatch
+                    | C::Select
+                    | C::Hello
+                    | C::Auth
+                    | C::Reset
+                    | C::Quit
             )
     })
 }

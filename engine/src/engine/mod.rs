@@ -169,7 +169,9 @@ impl Engine {
     /// [`Stopped`].
     pub fn release_log(&self, before: &[Position]) -> Result<(), Stopped> {
         for (inbox, before) in self.inboxes.iter().zip(before) {
-            inbox.send(ToShard::ReleaseLog { before: *before }).map_err(|_| self.failure.stopped())?;
+            inbox
+                .send(ToShard::ReleaseLog { before: *before })
+                .map_err(|_| self.failure.stopped())?;
         }
         Ok(())
     }

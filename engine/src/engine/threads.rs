@@ -82,7 +82,9 @@ impl ShardThreads {
             };
             let alarm = alarm.clone();
             let shard = ShardId(shard as u16);
-            self.spawn(&format!("shard-{shard}"), move || run_shard(shard, setup, placement, &alarm))?;
+            self.spawn(&format!("shard-{shard}"), move || {
+                run_shard(shard, setup, placement, &alarm)
+            })?;
         }
         match provider {
             Some(provider) => self.spawn("segments", move || provider.run()),
@@ -174,9 +176,7 @@ fn execute(
 }
 
 /// A panic as an error, before what the future borrows is dropped.
-async fn caught(
-    run: impl Future<Output = Result<(), FailureReason>>,
-) -> Result<(), FailureReason> {
+async fn caught(run: impl Future<Output = Result<(), FailureReason>>) -> Result<(), FailureReason> {
     let mut run = pin!(run);
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context)));

@@ -255,7 +255,9 @@ impl ShardCore {
         let Some(mut connection) = self.connections.take(conn) else { return };
         self.unwatch(&mut connection);
         self.connections.forget(conn);
-        self.shared.stats(self.id).disconnected();
+        if !conn.is_virtual() {
+            self.shared.stats(self.id).disconnected();
+        }
     }
 
     /// A batch of commands of an embedded client, on a virtual connection of its own: their replies
