@@ -10,6 +10,7 @@
 //! - [`golden`]: scripts of commands and the exact replies that they must get;
 //! - [`report`]: medians, ratios and tables of measurements;
 //! - [`usage`]: what a process costs: CPU time and memory;
+//! - [`sim`]: the simulation, which embeds shards instead (`src/bin/simulate.rs`);
 //! - [`tools`]: the foreign programs that a test drives, and what happens when one is missing.
 
 pub mod client;
@@ -19,5 +20,6 @@ pub mod process;
 pub mod reply;
 pub mod report;
 pub mod server;
+pub mod sim;
 pub mod tools;
 pub mod usage;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
@@ -111,39 +111,60 @@ pub fn is_stand_in() -> bool {
     std::env::var("CUTWATER_STAND_IN").is_ok_and(|value| value == "valkey")
 }
 
-/// Takes a snapshot and waits until it is published.
+/// Takes a snapshot and waits until it is published; its id, which the stand-in does not have.
 ///
 /// # Errors
 /// If the server refuses, or the snapshot fails.
-pub fn create_snapshot(server: &ServerProcess) -> io::Result<String> {
+pub fn create_snapshot(server: &ServerProcess) -> io::Result<u64> {
     let mut client = server.client()?;
     client.set_timeout(SUBCOMMAND_LIMIT)?;
     let command: &[&str] = if is_stand_in() { &["SAVE"] } else { &["SNAPSHOT", "CREATE"] };
     match client.call(command)? {
         Reply::Error(text) => Err(io::Error::other(format!("{command:?} answered {text}"))),
-        reply => Ok(reply.to_string()),
+        _ if is_stand_in() => Ok(0),
+        reply => field(&reply, "id")
+            .and_then(Reply::integer)
+            .and_then(|id| u64::try_from(id).ok())
+            .ok_or_else(|| io::Error::other(format!("{command:?} answered {reply}"))),
     }
 }
 
-/// Restores the newest snapshot of a data directory's local store into a new directory.
+/// A field of a reply that is a map, as RESP2 gives it: names and values in turn.
+pub fn field<'a>(reply: &'a Reply, name: &str) -> Option<&'a Reply> {
+    let Reply::Array(_, items) = reply else { return None };
+    let pair = items.chunks_exact(2).find(|pair| pair[0].bytes() == Some(name.as_bytes()))?;
+    Some(&pair[1])
+}
+
+/// Restores a snapshot of a data directory's local store into a new directory.
 ///
 /// # Errors
 /// If the restore fails; with what it printed.
-pub fn restore_latest(from: &Path, into: &Path) -> io::Result<()> {
+pub fn restore(from: &Path, snapshot: u64, into: &Path) -> io::Result<()> {
     if is_stand_in() {
         fs::create_dir_all(into)?;
         return fs::copy(from.join("dump.rdb"), into.join("dump.rdb")).map(drop);
     }
-    let mut command = Command::new(binary()?);
-    tools::hide_variables(&mut command);
-    command.args(["restore", "--latest", "--from"]).arg(from.join("store"));
-    command.arg("--data-dir").arg(into);
-    let output = tools::run(&mut command, SUBCOMMAND_LIMIT)?;
+    let store = format!("file://{}", from.join("store").display());
+    let into = into.display().to_string();
+    let snapshot = snapshot.to_string();
+    let output =
+        subcommand(&["restore", "--store", &store, "--snapshot", &snapshot, "--into", &into])?;
     if output.status.success() {
         return Ok(());
     }
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     Err(io::Error::other(format!("restore ended with {}: {printed}", output.status)))
+}
+
+/// Runs the binary with these arguments to its end.
+///
+/// # Errors
+/// If it cannot be started or does not end in time; not if it fails.
+pub fn subcommand(arguments: &[&str]) -> io::Result<Output> {
+    let mut command = Command::new(binary()?);
+    tools::hide_variables(&mut command);
+    tools::run(command.args(arguments), SUBCOMMAND_LIMIT)
 }
 
 /// The folder in which a data directory keeps its log.

@@ -39,6 +39,8 @@ pub async fn restore_snapshot(
     folder: &FsPath,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
+    // First of all: a wrong number must not leave a folder that the next try finds in its way.
+    find_published(&**store, id).await?;
     require_new(folder)?;
     let destination = open_local(&folder.join(STORE_FOLDER))?;
     copy_snapshot(store, &destination, id, progress).await

@@ -122,9 +122,9 @@ fn a_snapshot_under_transfers_keeps_the_sum() {
             while moved.load(Ordering::Relaxed) < before + 100 {
                 thread::yield_now();
             }
-            server::create_snapshot(&server).unwrap();
+            let snapshot = server::create_snapshot(&server).unwrap();
             let restored = dir.path().join(format!("restored-{round}"));
-            server::restore_latest(&data, &restored).unwrap();
+            server::restore(&data, snapshot, &restored).unwrap();
             // Other numbers of shards than the snapshot was taken on.
             let mut options = ServerOptions::new(&restored);
             options.shards = [3, 1, 5][round];

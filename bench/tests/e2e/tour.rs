@@ -30,14 +30,14 @@ fn a_value_survives_a_crash_and_a_snapshot_survives_flushall() {
     server.restart().unwrap();
     assert_eq!(redis_cli(&server, &["get", "greeting"]), "hello");
 
-    server::create_snapshot(&server).unwrap();
+    let snapshot = server::create_snapshot(&server).unwrap();
     assert_eq!(redis_cli(&server, &["set", "later", "x"]), "OK");
     assert_eq!(redis_cli(&server, &["flushall"]), "OK");
     assert_eq!(redis_cli(&server, &["dbsize"]), "0");
     server.terminate().unwrap();
 
     let restored = dir.path().join("restored");
-    server::restore_latest(&data, &restored).unwrap();
+    server::restore(&data, snapshot, &restored).unwrap();
     let mut server = ServerOptions::new(&restored).without_log_in_stand_in().start().unwrap();
     assert_eq!(redis_cli(&server, &["get", "greeting"]), "hello");
     assert_eq!(redis_cli(&server, &["exists", "later"]), "0");

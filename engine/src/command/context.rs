@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub now_ms: u64,
     /// A random number, for RANDOMKEY; 0 unless [`Self::with_random`] gave one.
     pub random: u64,
+    /// Whether SCAN ends with this shard's slots, as on a cluster's node.
+    pub as_node: bool,
     keyspace: &'a mut Keyspace,
     effects: &'a mut Effects,
 }
@@ -75,12 +77,17 @@ impl<'a> Context<'a> {
         keyspace: &'a mut Keyspace,
         effects: &'a mut Effects,
     ) -> Self {
-        Self { db, now_ms, random: 0, keyspace, effects }
+        Self { db, now_ms, random: 0, as_node: false, keyspace, effects }
     }
 
     /// The same with a random number, which only commands that choose a key need.
     pub fn with_random(self, random: u64) -> Self {
         Self { random, ..self }
+    }
+
+    /// The same for a client that takes this shard for a node of a cluster.
+    pub fn as_node(self, as_node: bool) -> Self {
+        Self { as_node, ..self }
     }
 
     /// The keyspace, to look at. Its entries are physical: see [`Self::is_live`].

@@ -3,7 +3,8 @@
 //! A SCAN cursor names a slot and a place in it, never a shard. At the end of this shard's slots
 //! the cursor answered is the first slot behind them, so that the next call goes to the shard that
 //! owns it; after the last of all slots it is 0. KEYS and DBSIZE answer for this shard; whoever
-//! asked all shards puts the answers together. Expired keys are counted until they are removed, but
+//! asked all shards puts the answers together. On a shard's own port SCAN goes through that shard,
+//! as on a cluster's node. Expired keys are counted until they are removed, but
 //! never named.
 
 use super::context::Context;
@@ -72,6 +73,8 @@ pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<
             }
         });
     }
+    // A cluster client goes through the nodes one by one: each ends with its own slots.
+    let next = next.filter(|next| !context.as_node || next.slot().0 < end);
     let next = next.map_or(0, ScanCursor::to_u64);
     reply.array(2);
     reply.bulk(itoa::Buffer::new().format(next).as_bytes());

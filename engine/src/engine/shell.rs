@@ -4,8 +4,9 @@
 //! A turn takes everything that has arrived, lets the core handle it, and hands the results to the
 //! kernel and to the peers: one `io_uring_enter` for all sockets and the log, one batch and at most
 //! one doorbell for each peer. Between turns the executor may run its own tasks. With nothing to do
-//! the task parks: it declares itself parked, looks once more at everything, and awaits its
-//! doorbell's eventfd, which its ring signals too.
+//! the task parks: it declares itself parked, looks once more at everything, and waits; first for
+//! a moment in its ring, which costs one system call, then in the executor for its doorbell's
+//! eventfd, which its ring signals too.
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -35,6 +36,9 @@ mod outward;
 
 /// Messages of the inbox that one turn takes.
 const INBOX_BATCH: usize = 256;
+/// How long a shard with nothing to do waits in its ring before it goes to sleep in the executor:
+/// under load something comes sooner, a log write's completion at the latest.
+const NAP: Duration = Duration::from_millis(1);
 /// The longest that a shard sleeps: expiry, the sync of `everysec` and timeouts go by it.
 const TICK: Duration = Duration::from_millis(100);
 /// The longest that a shard sleeps while a snapshot waits for its consumer.
@@ -93,6 +97,8 @@ pub struct Shell {
     stopping: bool,
     /// When clients that do not take their replies are given up.
     stop_by_micros: u64,
+    /// The shard has just waited in its ring, and nothing came.
+    napped: bool,
     failure: Option<FailureReason>,
 }
 
@@ -140,6 +146,7 @@ impl Shell {
             second_at_micros: 0,
             stopping: false,
             stop_by_micros: 0,
+            napped: false,
             failure: None,
         })
     }
@@ -161,6 +168,7 @@ impl Shell {
             if handled == 0 && !self.core.has_background_work() {
                 self.park().await?;
             } else {
+                self.napped = false;
                 let turn = self.idle.give_turn_if_due().await;
                 turn.map_err(|error| FailureReason::Executor(error.to_string()))?;
             }
@@ -361,7 +369,7 @@ impl Shell {
     }
 
     fn every_second(&mut self) {
-        let now = self.time.now_micros();
+        let now = self.core.now_micros();
         if now < self.second_at_micros + SECOND_MICROS {
             return;
         }
@@ -375,8 +383,17 @@ impl Shell {
 
     async fn park(&mut self) -> Result<(), FailureReason> {
         let Self { ring, mesh, inbox, doorbells, id, .. } = self;
+        let doorbell = &doorbells[id.0 as usize];
+        if !self.napped {
+            if doorbell.park(|| mesh.is_empty() && inbox.is_empty() && !ring.has_work()) {
+                self.napped = true;
+                ring.nap(NAP)?;
+                doorbell.unpark();
+            }
+            return Ok(());
+        }
         let mut failed = None;
-        let parked = doorbells[id.0 as usize].park(|| {
+        let parked = doorbell.park(|| {
             mesh.is_empty()
                 && inbox.is_empty()
                 && ring.prepare_to_wait().unwrap_or_else(|error| {

@@ -31,7 +31,7 @@ pub const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a busy shard goes on before the executor gets its turn: how late a glommio timer or a
 /// foreign wake can be. A turn costs some microseconds.
-pub const EXECUTOR_TURN_EVERY: Duration = Duration::from_millis(1);
+pub const EXECUTOR_TURN_EVERY: Duration = Duration::from_millis(10);
 
 /// Awaits the eventfd of one doorbell. Belongs to the executor that it was made in.
 #[derive(Debug)]

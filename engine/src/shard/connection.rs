@@ -91,6 +91,8 @@ pub struct Connection {
     pub blocked: bool,
     /// Nothing more is read; closed when all replies were sent.
     pub closing: bool,
+    /// It came through the shard's own port: a cluster client that takes the shard for a node.
+    pub own_port: bool,
     /// The client will send no more.
     pub ended: bool,
     /// The network was told to close it; nothing more happens.
@@ -128,6 +130,7 @@ impl Connection {
             decoder: Decoder::new(),
             blocked: false,
             closing: false,
+            own_port: false,
             ended: false,
             dropped: false,
             paused: false,
@@ -161,6 +164,11 @@ impl Connection {
         (self.queue.is_empty() || self.closing)
             && self.replies.awaited() == 0
             && !self.replies.is_held()
+    }
+
+    /// Whether there is input that was not handled yet.
+    pub fn has_unread(&self) -> bool {
+        !self.input.is_empty() || !self.queue.is_empty()
     }
 
     /// Whether input has to wait: for a barrier, for too many replies, for a slow reader.

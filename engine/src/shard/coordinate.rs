@@ -53,6 +53,11 @@ struct Coordination {
 }
 
 impl Coordinations {
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
     /// A ticket that this shard has not used yet, at or above `number`.
     fn ticket(&mut self, number: u64, shard: ShardId) -> Ticket {
         self.last_number = number.max(self.last_number + 1);

@@ -114,6 +114,10 @@ pub struct ShardCore {
     pub(super) reclaiming: bool,
     /// The seed of the keyspace's hash.
     pub(super) seed: u64,
+    /// The client of the command under way takes this shard for a node of a cluster.
+    pub(super) as_node: bool,
+    /// Connections whose commands wait until the log has room.
+    pub(super) starved: Vec<ConnId>,
     /// The engine is stopping: no more commands are begun.
     pub(super) stopping: bool,
     /// What the outside has to do.
@@ -168,6 +172,8 @@ impl ShardCore {
             expire_again_ms: 0,
             reclaiming: false,
             seed,
+            as_node: false,
+            starved: Vec::new(),
             stopping: false,
             effects: Effects::default(),
             shared,
@@ -194,6 +200,11 @@ impl ShardCore {
         &self.keyspace
     }
 
+    /// The reading of the clock that this turn goes by, in microseconds since the Unix epoch.
+    pub fn now_micros(&self) -> u64 {
+        self.clock.now_micros()
+    }
+
     /// Takes a reading of the clock; everything after it in this turn is at that instant.
     pub fn begin_turn(&mut self, now_micros: u64) {
         self.clock.tick(now_micros);
@@ -206,6 +217,9 @@ impl ShardCore {
         let client_id = self.shared.next_client_id();
         let mut connection =
             Connection::new(conn, client_id, Some(endpoints), self.clock.now_micros());
+        let ports = self.shared.ports.get();
+        let own = ports.and_then(|ports| ports.shards.get(usize::from(self.id.0)));
+        connection.own_port = own.is_some_and(|own| own.port() == endpoints.local.port());
         self.admit(&mut connection);
         self.connections.insert(connection);
         self.mark_dirty(conn);
@@ -229,6 +243,16 @@ impl ShardCore {
     /// The engine is stopping: what was not read yet is not executed.
     pub fn stop_reading(&mut self) {
         self.stopping = true;
+    }
+
+    /// How much is under way: intents, transactions, parked commands, and what the gate holds. 0
+    /// when nothing was asked that is not answered.
+    pub fn unfinished(&self) -> usize {
+        self.intents.len()
+            + self.participations.len()
+            + self.coordinations.len()
+            + self.parked.len()
+            + self.gate.len()
     }
 
     /// Whether a client still waits for a reply, or has not taken it.
@@ -256,6 +280,7 @@ impl ShardCore {
         self.unwatch(&mut connection);
         self.connections.forget(conn);
         if !conn.is_virtual() {
+            // A batch was never counted as accepted: below 0 the count would turn everybody away.
             self.shared.stats(self.id).disconnected();
         }
     }
@@ -296,6 +321,11 @@ impl ShardCore {
             match held {
                 Held::Replies(conn) => self.mark_dirty(conn),
                 Held::Mail(to, mail) => self.post(to, mail),
+            }
+        }
+        if !self.starved.is_empty() && !self.journal.is_full() {
+            for conn in std::mem::take(&mut self.starved) {
+                self.mark_dirty(conn);
             }
         }
     }
@@ -434,7 +464,7 @@ impl ShardCore {
         {
             self.effects.sends.push((conn, bytes));
         }
-        let full = connection.must_wait();
+        let full = connection.must_wait() || connection.has_unread() && self.journal.is_full();
         if full != connection.paused && !connection.is_virtual() {
             connection.paused = full;
             let list = if full { &mut self.effects.pauses } else { &mut self.effects.resumes };

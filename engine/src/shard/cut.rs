@@ -269,6 +269,17 @@ impl ShardCore {
         self.effects.snapshot.push(CutEvent::Frozen { id, watermark, position });
     }
 
+    /// Before a part under an intent on the whole shard is logged: only now its LSN is known. If it
+    /// lies above the cut the view freezes here, before the record: later, the record would be
+    /// behind the part's position and above its watermark, so neither the tail nor a restart
+    /// from the part would have it.
+    pub(super) fn before_whole_shard_record(&mut self, lsn: Lsn) {
+        let Some(part) = &self.cut.running else { return };
+        if part.watermark.is_none() && lsn > part.request.cut {
+            self.freeze();
+        }
+    }
+
     /// Before a transaction's part takes effect (or is released: no LSN).
     pub(super) fn before_resolution(&mut self, keys: &[DbKey], whole: bool, lsn: Option<Lsn>) {
         let Some(part) = &mut self.cut.running else { return };

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::command::table::{CommandFlags, CommandId, CommandSpec, resolve};
+use crate::command::table::{CommandFlags, CommandId, CommandSpec, ResolveError, resolve};
 use crate::resp::{Args, Reply};
 use crate::types::ShardId;
 
@@ -25,6 +25,9 @@ impl ShardCore {
     /// Runs the commands of a virtual connection until one has to wait.
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
         while !connection.must_wait() && !self.stopping {
+            if self.journal.is_full() {
+                return self.starved.push(connection.id);
+            }
             let Some(args) = connection.queue.pop_front() else { return };
             if !self.command(connection, args.as_args()) {
                 connection.queue.push_front(args);
@@ -37,15 +40,20 @@ impl ShardCore {
     pub(super) fn command(&mut self, connection: &mut Connection, args: Args<'_>) -> bool {
         let spec = match resolve(args) {
             Ok(spec) => spec,
+            Err(ResolveError::UnknownCommand { .. }) if is_http(args) => {
+                connection.closing = true;
+                return true;
+            }
             Err(error) => {
-                self.refuse(connection, &error.text());
+                let is_exec = matches!(error, ResolveError::Arity { spec } if is_exec(spec));
+                self.refuse(connection, &error.text(), is_exec);
                 return true;
             }
         };
         connection.active_at_micros = self.clock.now_micros();
         connection.last_command = spec.full_name;
         if let Some(refusal) = self.refusal(connection, spec) {
-            self.refuse(connection, &refusal);
+            self.refuse(connection, &refusal, is_exec(spec));
             return true;
         }
         if connection.session.multi.is_some() && !is_multi_control(spec.id) {
@@ -56,7 +64,12 @@ impl ShardCore {
         if spec.id == CommandId::Watch {
             return self.watch(connection, spec, args);
         }
-        match place(spec, args, self.shared.slots, self.random_shard(spec.id)) {
+        let place = if connection.own_port && is_per_node(spec.id) {
+            Place::One(self.id)
+        } else {
+            place(spec, args, self.shared.slots, self.random_shard(spec.id))
+        };
+        match place {
             Place::One(owner) if owner == self.id => {
                 self.execute_own(connection, spec, args);
                 true
@@ -117,8 +130,16 @@ impl ShardCore {
         None
     }
 
-    /// Answers an error; inside MULTI it also breaks the transaction.
-    fn refuse(&mut self, connection: &mut Connection, text: &str) {
+    /// Answers an error; inside MULTI it also breaks the transaction, and ends it if it is EXEC
+    /// that cannot run.
+    fn refuse(&mut self, connection: &mut Connection, text: &str, is_exec: bool) {
+        if is_exec {
+            connection.session.multi = None;
+            self.unwatch(connection);
+            let reason = text.strip_prefix("ERR ").unwrap_or(text);
+            return connection
+                .error(&format!("EXECABORT Transaction discarded because of: {reason}"));
+        }
         if let Some(queued) = &mut connection.session.multi {
             queued.broken = true;
         }
@@ -256,6 +277,13 @@ fn is_multi_control(id: CommandId) -> bool {
     matches!(id, C::Multi | C::Exec | C::Discard | C::Quit | C::Reset | C::Watch)
 }
 
+/// Every cluster client scans node by node: on a shard's own port SCAN goes through the keys of that
+/// shard, so that none comes up once for each shard. DBSIZE and KEYS are sent to one node by some
+/// clients and to all by others; they concern the whole database on every port.
+fn is_per_node(id: CommandId) -> bool {
+    id == CommandId::Scan
+}
+
 /// The commands that the control plane answers.
 fn is_admin(id: CommandId) -> bool {
     use CommandId as C;
@@ -272,6 +300,17 @@ fn is_admin(id: CommandId) -> bool {
             | C::LastSave
             | C::Shutdown
     )
+}
+
+fn is_exec(spec: &CommandSpec) -> bool {
+    spec.id == CommandId::Exec
+}
+
+/// Whether this is a line of an HTTP request: a page in a browser may POST to any port of this
+/// machine, and what it sends must not be taken for commands.
+fn is_http(args: Args<'_>) -> bool {
+    let is = |name: &[u8]| args.get(0).is_some_and(|arg| arg.eq_ignore_ascii_case(name));
+    is(b"post") || is(b"host:")
 }
 
 fn call(connection: &Connection, spec: &'static CommandSpec, args: Args<'_>) -> Call {

@@ -34,7 +34,9 @@ impl ShardCore {
             let forwarded = Forwarded { from: self.id, conn: connection.id, slot, version, call };
             return self.parked.push(from, Job::Call(forwarded));
         }
+        self.as_node = connection.own_port;
         connection.replies.push(|out| self.perform(spec, db, args, version, out));
+        self.as_node = false;
     }
 
     /// A command of a connection of another shard.
@@ -116,8 +118,9 @@ impl ShardCore {
             _ => {}
         }
         let random = if id == CommandId::RandomKey { self.next_random() } else { 0 };
-        let mut context =
-            Context::new(db, now_ms, &mut self.keyspace, &mut self.changes).with_random(random);
+        let mut context = Context::new(db, now_ms, &mut self.keyspace, &mut self.changes)
+            .with_random(random)
+            .as_node(self.as_node);
         command::execute(id, &mut context, args, &mut Reply::new(out, version));
     }
 

@@ -78,6 +78,11 @@ impl ShardCore {
         let mut window = std::mem::take(&mut self.window);
         let mut consumed = 0;
         while !connection.must_wait() && consumed < input.len() {
+            if self.journal.is_full() {
+                // Memory is bounded: the rest waits until the disk has taken something.
+                self.starved.push(connection.id);
+                break;
+            }
             let (end, behind) = window.fill(connection, input, consumed);
             self.prefetch(&mut window, connection, input);
             let Some(done) = self.run_window(&window, connection, input) else {

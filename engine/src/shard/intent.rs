@@ -84,6 +84,11 @@ impl IntentTable {
         self.granted.is_empty()
     }
 
+    /// How many claims are held or wait.
+    pub fn len(&self) -> usize {
+        self.granted.len() + self.waiting.len()
+    }
+
     /// Whether a plain command that reads (or writes) this key has to wait.
     pub fn blocks(&self, db: DbIndex, key: &[u8], write: bool) -> bool {
         if self.whole_shard.is_some() {

@@ -21,17 +21,26 @@ pub struct Journal {
     writer: Option<LogWriter>,
     fsync: Fsync,
     out_of_space: bool,
+    /// See [`Journal::without_gate`].
+    without_gate: bool,
 }
 
 impl Journal {
     /// A journal that writes a log.
     pub fn new(writer: LogWriter, fsync: Fsync) -> Self {
-        Self { writer: Some(writer), fsync, out_of_space: false }
+        Self { writer: Some(writer), fsync, out_of_space: false, without_gate: false }
+    }
+
+    /// A journal that calls everything durable as soon as it is appended: so that the simulation
+    /// can show that it would notice. It loses data, and is for nothing else.
+    #[doc(hidden)]
+    pub fn without_gate(writer: LogWriter, fsync: Fsync) -> Self {
+        Self { without_gate: true, ..Self::new(writer, fsync) }
     }
 
     /// No log: a restart loses everything since the last snapshot.
     pub fn none() -> Self {
-        Self { writer: None, fsync: Fsync::Never, out_of_space: false }
+        Self { writer: None, fsync: Fsync::Never, out_of_space: false, without_gate: false }
     }
 
     /// Whether there is a log.
@@ -69,6 +78,9 @@ impl Journal {
 
     /// Everything before this survives a crash.
     pub fn durable(&self) -> Position {
+        if self.without_gate {
+            return Position(u64::MAX);
+        }
         self.writer.as_ref().map_or(Position(u64::MAX), LogWriter::durable)
     }
 

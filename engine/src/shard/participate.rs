@@ -5,14 +5,14 @@
 //! durable everywhere, by the same code that replays a log. So nothing can depend on a transaction
 //! that a crash may still undo, and there is nothing to roll back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use crate::command::table::KeyRange;
+use crate::command::table::{CommandId, KeyRange};
 use crate::command::{self, Context};
 use crate::entry::Op;
 use crate::keyspace::{Keyspace, NewValue};
 use crate::resp::{Reply, RespVersion};
-use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
+use crate::types::{DbIndex, Fsync, LogId, Lsn, Position, TxnId};
 
 use super::core::ShardCore;
 use super::intent::{DbKey, Outcome, Ticket};
@@ -43,6 +43,11 @@ struct Participation {
 }
 
 impl Participations {
+    /// How many there are, granted or not.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.granted.len()
+    }
+
     /// The lowest clock that was given with a still unresolved grant.
     pub fn lowest_clock(&self) -> Option<Lsn> {
         self.granted.values().map(|participation| participation.clock).min()
@@ -119,7 +124,15 @@ impl ShardCore {
         let version = participation.version;
         let results = tasks
             .into_iter()
-            .map(|task| self.execute_task(&mut scratch, task, version, now_ms))
+            .map(|task| match task {
+                Task::Call(call) if call.spec.id == CommandId::DbSize => {
+                    let mut reply = Vec::new();
+                    let size = self.size_within(&scratch, &participation, call.db);
+                    Reply::new(&mut reply, version).integer(size as i64);
+                    TaskResult::Reply(reply)
+                }
+                task => self.execute_task(&mut scratch, task, version, now_ms),
+            })
             .collect();
         participation.ops.extend_from_slice(&self.changes.ops);
         for key in &participation.keys {
@@ -146,6 +159,19 @@ impl ShardCore {
         apply_ops(scratch, &participation.ops);
     }
 
+    /// The keys of a database as a transaction sees them: with what it has changed so far, which
+    /// is in `scratch` and nowhere else.
+    fn size_within(&self, scratch: &Keyspace, part: &Participation, db: DbIndex) -> u64 {
+        if clears(&part.ops, db) || clears(&self.changes.ops, db) {
+            return scratch.len(db);
+        }
+        let held: HashSet<&DbKey> = part.keys.iter().filter(|key| key.db == db).collect();
+        let is_there =
+            |key: &&&DbKey| self.keyspace.get(&self.keyspace.key(db, &key.key)).is_some();
+        let copied = held.iter().filter(is_there).count();
+        self.keyspace.len(db) + scratch.len(db) - copied as u64
+    }
+
     fn execute_task(
         &mut self,
         scratch: &mut Keyspace,
@@ -155,7 +181,7 @@ impl ShardCore {
     ) -> TaskResult {
         match task {
             Task::Call(call) if call.spec.keys == KeyRange::NONE && !is_flush(&call) => {
-                // KEYS, DBSIZE, SCAN, RANDOMKEY observe the shard, not the transaction.
+                // KEYS, SCAN, RANDOMKEY observe the shard, not the transaction.
                 let changes = std::mem::take(&mut self.changes);
                 let (reply, _) = self.perform_read(&call, version, now_ms);
                 self.changes = changes;
@@ -192,6 +218,9 @@ impl ShardCore {
         coordinator: LogId,
         participants: &[LogId],
     ) {
+        if self.intents.whole_shard() {
+            self.before_whole_shard_record(lsn);
+        }
         self.observe(lsn);
         let relaxed = self.journal.fsync() != Fsync::Always;
         let participation =
@@ -251,6 +280,17 @@ impl ShardCore {
 fn is_flush(call: &Call) -> bool {
     use crate::command::table::CommandId as C;
     matches!(call.spec.id, C::FlushAll | C::FlushDb)
+}
+
+/// Whether these ops, which our own encoder wrote, clear a database.
+fn clears(mut ops: &[u8], db: DbIndex) -> bool {
+    while !ops.is_empty() {
+        let op = Op::decode(&mut ops).expect("our own encoder wrote the ops");
+        if matches!(op, Op::Clear { db: cleared, .. } if cleared.is_none_or(|it| it == db)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Applies ops that our own encoder wrote.

@@ -22,6 +22,9 @@ pub struct Watches {
 struct Watched {
     version: u64,
     watchers: usize,
+    /// Whether the key is there, as the changes since the first WATCH tell: clearing a database
+    /// changes the keys that it holds, and no others.
+    exists: bool,
 }
 
 impl Watches {
@@ -40,17 +43,25 @@ impl Watches {
                 Op::Clear { db, .. } => {
                     let cleared = |key: &DbKey| db.is_none_or(|db| db == key.db);
                     let watched = self.keys.iter_mut().filter(|(key, _)| cleared(key));
-                    watched.for_each(|(_, watched)| watched.version += 1);
+                    watched.filter(|(_, watched)| watched.exists).for_each(|(_, watched)| {
+                        watched.version += 1;
+                        watched.exists = false;
+                    });
                 }
+                Op::Delete { db, key } => self.key_changed(DbKey { db, key: key.into() }, false),
                 Op::Put { db, key, .. }
-                | Op::Delete { db, key }
                 | Op::Expire { db, key, .. }
                 | Op::Write { db, key, .. } => {
-                    if let Some(watched) = self.keys.get_mut(&DbKey { db, key: key.into() }) {
-                        watched.version += 1;
-                    }
+                    self.key_changed(DbKey { db, key: key.into() }, true);
                 }
             }
+        }
+    }
+
+    fn key_changed(&mut self, key: DbKey, exists: bool) {
+        if let Some(watched) = self.keys.get_mut(&key) {
+            watched.version += 1;
+            watched.exists = exists;
         }
     }
 
@@ -65,9 +76,10 @@ impl Watches {
         }
     }
 
-    fn watch(&mut self, key: &DbKey) -> u64 {
+    fn watch(&mut self, key: &DbKey, exists: bool) -> u64 {
         let watched = self.keys.entry(key.clone()).or_default();
         watched.watchers += 1;
+        watched.exists = exists;
         watched.version
     }
 
@@ -81,7 +93,7 @@ impl ShardCore {
     pub(super) fn watch_keys(&mut self, keys: Vec<DbKey>, now_ms: u64) -> Vec<WatchedKey> {
         let watched = keys.into_iter().map(|key| {
             let existed = self.exists_at(&key, now_ms);
-            WatchedKey { version: self.watches.watch(&key), existed, key }
+            WatchedKey { version: self.watches.watch(&key, existed), existed, key }
         });
         watched.collect()
     }

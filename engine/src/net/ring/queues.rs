@@ -141,6 +141,12 @@ impl Queues {
         self.push_counted(entry, tag);
     }
 
+    /// Completes when a descriptor becomes readable, once.
+    pub(super) fn poll_readable(&mut self, file: RawFd, tag: Tag) {
+        let events = u32::from(libc::POLLIN.unsigned_abs());
+        self.push_counted(opcode::PollAdd::new(Fd(file), events).build(), tag);
+    }
+
     /// A sync of a file.
     pub(super) fn sync(&mut self, file: RawFd, sync: FileSync, tag: Tag) {
         let flags = match sync {
@@ -236,7 +242,7 @@ impl Queues {
         }
     }
 
-    /// Waits at most `longest` for a completion, when the ring is being dropped.
+    /// Submits everything and waits at most `longest` for a completion.
     pub(super) fn wait_at_most(&mut self, longest: Duration) -> Result<(), RingError> {
         self.fill_from_backlog();
         let timeout = Timespec::from(longest);

@@ -20,6 +20,8 @@ pub(super) enum Tag {
     Write(FileSlot),
     /// A sync of a file.
     Sync(FileSlot),
+    /// The poll of the shard's doorbell.
+    Doorbell,
 }
 
 const KIND_SHIFT: u32 = USED_BITS;
@@ -36,6 +38,7 @@ impl Tag {
             Self::Send(conn) => (3, conn.0),
             Self::Write(slot) => (4, u64::from(slot.0)),
             Self::Sync(slot) => (5, u64::from(slot.0)),
+            Self::Doorbell => (6, 0),
         };
         kind << KIND_SHIFT | owner & OWNER_MASK
     }
@@ -52,6 +55,7 @@ impl Tag {
             3 => Self::Send(ConnId(owner)),
             4 => Self::Write(FileSlot(small())),
             5 => Self::Sync(FileSlot(small())),
+            6 => Self::Doorbell,
             kind => unreachable!("no operation was submitted with kind {kind}"),
         }
     }
@@ -71,6 +75,7 @@ mod tests {
             Tag::Send(ConnId(7)),
             Tag::Write(FileSlot(u32::MAX)),
             Tag::Sync(FileSlot(0)),
+            Tag::Doorbell,
         ] {
             assert_eq!(Tag::decode(tag.encode()), tag);
         }

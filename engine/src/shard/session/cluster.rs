@@ -4,6 +4,9 @@
 //! The host is the address by which this client came, or `--announce-host`: whatever name or
 //! network a client uses, it is sent to one that works for it. COUNTKEYSINSLOT and GETKEYSINSLOT
 //! look at keys and are executed by the owner of the slot ([`crate::command::scan`]).
+//!
+//! The common port is a node as well, without slots: clients keep the address by which they came
+//! for the node that says `myself`, and through it only every n-th command meets its owner.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -19,7 +22,7 @@ use super::super::core::ShardCore;
 
 const NO_PORTS: &str = "ERR this engine has no listeners: its shards have no ports to name";
 
-/// A shard as a node.
+/// A shard as a node, or the common port.
 struct Node {
     shard: ShardId,
     id: String,
@@ -33,18 +36,41 @@ struct Node {
 impl ShardCore {
     /// Answers a subcommand of CLUSTER that is about the shards.
     pub(super) fn cluster(&self, connection: &Connection, id: CommandId, reply: &mut Reply<'_>) {
+        let entrance = self.entrance(connection);
+        let myself = entrance.as_ref().map_or(self.id, |entrance| entrance.shard);
         if id == CommandId::ClusterMyId {
-            return reply.bulk(node_id(&self.shared.identity.node_base, self.id).as_bytes());
+            return reply.bulk(node_id(&self.shared.identity.node_base, myself).as_bytes());
         }
         if id == CommandId::ClusterInfo {
-            return reply.verbatim(*b"txt", &info(self.shared.slots.shards()));
+            let shards = self.shared.slots.shards();
+            return reply.verbatim(*b"txt", &info(shards, shards + u16::from(entrance.is_some())));
         }
-        let Some(nodes) = self.nodes(connection) else { return reply.error(NO_PORTS) };
+        let Some(mut nodes) = self.nodes(connection) else { return reply.error(NO_PORTS) };
         match id {
             CommandId::ClusterSlots => slots(&nodes, reply),
             CommandId::ClusterShards => shards(&nodes, self.loading, reply),
-            _ => reply.verbatim(*b"txt", &lines(&nodes, self.id)),
+            _ => {
+                nodes.extend(entrance);
+                reply.verbatim(*b"txt", &lines(&nodes, myself));
+            }
         }
+    }
+
+    /// The common port as a node without slots, if this client came by it. Its number is the one
+    /// after the last shard's.
+    fn entrance(&self, connection: &Connection) -> Option<Node> {
+        let common = self.shared.ports.get()?.common?;
+        let came_by = connection.endpoints.as_ref()?.local;
+        let identity = &self.shared.identity;
+        let shard = ShardId(self.shared.slots.shards());
+        (came_by.port() == common.port()).then(|| Node {
+            shard,
+            id: node_id(&identity.node_base, shard),
+            host: identity.announce_host.clone().unwrap_or_else(|| host(came_by.ip())),
+            port: common.port(),
+            slots: None,
+            replication_offset: 0,
+        })
     }
 
     /// All shards as this client can reach them; `None` if they listen nowhere.
@@ -95,10 +121,10 @@ fn node_id(base: &str, shard: ShardId) -> String {
     digits.into_iter().filter_map(|digit| char::from_digit(digit, 16)).collect()
 }
 
-fn info(shards: u16) -> String {
+fn info(shards: u16, nodes: u16) -> String {
     format!(
         "cluster_state:ok\r\ncluster_slots_assigned:{SLOT_COUNT}\r\ncluster_slots_ok:{SLOT_COUNT}\
-         \r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{shards}\r\n\
+         \r\ncluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{nodes}\r\n\
          cluster_size:{shards}\r\ncluster_current_epoch:{shards}\r\ncluster_my_epoch:1\r\n\
          cluster_stats_messages_sent:0\r\ncluster_stats_messages_received:0\r\n\
          total_cluster_links_buffer_limit_exceeded:0\r\n"

@@ -1,0 +1,412 @@
+//! One seed from its first start to its last check: serve, crash, recover, compare, several times.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cutwater_engine::log::segment::is_spare_name;
+use cutwater_engine::log::{LogDisk, SimDisk};
+use cutwater_engine::types::{DbIndex, Fsync, StartId};
+
+use super::boot::{self, Booted, Plan};
+use super::model::{State, Value};
+use super::mutation::{Mutation, NoCrcDisk};
+use super::node::Io;
+use super::rng::Rng;
+use super::search::{MAX_REQUESTS, Verdict, explain};
+use super::workload::{ACCOUNTS, KEYS, PAIR, Workload};
+use super::world::{Tempo, World};
+
+/// Where the clock of every run begins, in microseconds since the Unix epoch.
+const BEGIN_MICROS: u64 = 1_700_000_000_000_000;
+/// Steps after which what is under way must have ended.
+const MAX_STEPS: usize = 60_000;
+/// How long a crash waits for a log write to tear.
+const MAX_STEPS_TO_A_WRITE: usize = 60;
+/// Turns with nothing to do after which a world is at rest.
+const IDLE_TURNS: usize = 12;
+
+/// What a run was like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Of everything that happened: two runs of a seed have the same.
+    pub hash: u64,
+    /// Requests of clients.
+    pub requests: u64,
+    /// Starts.
+    pub starts: u64,
+    /// Snapshots that were completed.
+    pub snapshots: u64,
+    /// Searches that were given up.
+    pub unknown: u64,
+}
+
+/// A run that found something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The seed that repeats it.
+    pub seed: u64,
+    /// What was found.
+    pub what: String,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What must not be: the database has lost, taken back or halved something, waits for ever, or has
+/// stopped at an assertion.
+pub fn run(seed: u64, mutation: Mutation) -> Result<Report, Failure> {
+    let result = catch_unwind(AssertUnwindSafe(|| Run::new(seed, mutation).all()));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    });
+    result.map_err(|what| Failure { seed, what })
+}
+
+struct Run {
+    world: World,
+    report: Report,
+    /// What the shards held when they began to serve.
+    initial: Vec<Option<Value>>,
+    hash_seed: u64,
+}
+
+impl Run {
+    fn new(seed: u64, mutation: Mutation) -> Self {
+        let mut rng = Rng::new(seed);
+        let fsync = match rng.below(10) {
+            0 => Fsync::Everysec,
+            1 => Fsync::Never,
+            _ => Fsync::Always,
+        };
+        let fsync = if mutation == Mutation::None { fsync } else { Fsync::Always };
+        let tempo = tempo(&mut rng);
+        let world = World {
+            hash: DefaultHasher::new(),
+            disk: SimDisk::new(rng.any()),
+            dir: PathBuf::from("log"),
+            workload: Workload::new(&mut rng),
+            fsync,
+            segment_bytes: *rng.pick(&[8 << 10, 16 << 10, 64 << 10]),
+            mutation,
+            tempo,
+            now_micros: BEGIN_MICROS,
+            step: 0,
+            start: StartId(0),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            connections: 0,
+            history: Vec::new(),
+            quota: 0,
+            shot: None,
+            complete: Vec::new(),
+            snapshots: 0,
+            completed: 0,
+            recycles: rng.chance(40),
+            whole_log: true,
+            spares: Vec::new(),
+            rng,
+        };
+        Self { world, report: Report::default(), initial: vec![None; KEYS], hash_seed: seed }
+    }
+
+    fn all(mut self) -> Result<Report, String> {
+        let periods = 2 + self.world.rng.below(3);
+        for _ in 0..periods {
+            self.start()?;
+            self.serve()?;
+            self.crash();
+        }
+        self.start()?;
+        self.report.hash = self.world.hash.finish();
+        Ok(self.report)
+    }
+
+    /// Serves for a while, mostly not until the end.
+    fn serve(&mut self) -> Result<(), String> {
+        let world = &mut self.world;
+        world.quota = 8 + world.rng.below(MAX_REQUESTS - 16);
+        let steps = if world.rng.chance(70) { 20 + world.rng.below(600) } else { usize::MAX };
+        for _ in 0..steps {
+            if !world.step()? {
+                world.idle(1_000);
+                if world.clients.iter().all(|client| client.unanswered() == 0) && world.quota == 0 {
+                    break;
+                }
+                if steps == usize::MAX {
+                    break;
+                }
+            }
+        }
+        if steps == usize::MAX {
+            self.come_to_rest()?;
+        } else if world.rng.chance(60) {
+            step_until_writing(world)?;
+        }
+        self.report.snapshots += std::mem::take(&mut self.world.completed);
+        self.report.requests += self.world.history.len() as u64;
+        Ok(())
+    }
+
+    /// Lets everything end that is under way; it has to.
+    fn come_to_rest(&mut self) -> Result<(), String> {
+        let world = &mut self.world;
+        world.quota = 0;
+        settle(world)?;
+        for (at, client) in world.clients.iter().enumerate() {
+            if client.unanswered() > 0 {
+                let open: Vec<_> = world.nodes.iter().map(|node| node.core.unfinished()).collect();
+                let (shard, count) = (client.shard, client.unanswered());
+                let waits = world.history.iter().filter(|event| {
+                    event.connection == client.connection && event.replied.is_none()
+                });
+                let mut first = waits.map(|event| format!("{:?}", event.request));
+                return Err(format!(
+                    "client {at} of shard {shard} waits for {count} replies for ever; open: \
+                     {open:?}; in {}, out {}; virtual {} batch {} conn {:x}; first {:?}",
+                    client.to_server.len(), client.from_server.len(), client.is_virtual, client.batch.len(), client.conn.0, first.next()
+                ));
+            }
+        }
+        if let Some(shot) = &mut world.shot {
+            shot.stuck = false;
+        }
+        settle(world)?;
+        if world.shot.is_some() {
+            return Err("a snapshot does not end".to_owned());
+        }
+        for (at, node) in world.nodes.iter().enumerate() {
+            if node.core.unfinished() > 0 {
+                return Err(format!("shard {at} has {} things open", node.core.unfinished()));
+            }
+        }
+        let found = self.found()?;
+        self.check(&found, true)
+    }
+
+    fn crash(&mut self) {
+        let world = &mut self.world;
+        world.nodes.clear();
+        if world.rng.chance(20) { world.disk.kill() } else { world.disk.crash() }
+    }
+
+    /// Recovers, after some failed attempts; then everything has to be there.
+    fn start(&mut self) -> Result<(), String> {
+        while self.world.rng.chance(30) {
+            let operations = self.world.rng.below(12) as u64;
+            self.world.disk.fail_after(operations);
+            let attempt = self.boot();
+            if attempt.is_ok() && self.world.rng.chance(50) {
+                break;
+            }
+            self.world.disk.crash();
+        }
+        self.world.disk.fail_after(u64::MAX / 2);
+        self.compare()?;
+        let booted = self.boot()?;
+        let world = &mut self.world;
+        let files = world.disk.list(&world.dir).map_err(|error| error.to_string())?;
+        let names = files.into_iter().map(|file| file.name);
+        world.spares = names.filter(|name| is_spare_name(name)).collect();
+        world.start = booted.start;
+        world.now_micros = booted.now_micros;
+        self.report.starts += 1;
+        let first = world.history.is_empty() && booted.start == StartId(1);
+        let clients = 1 + world.rng.below(4);
+        let history = std::mem::take(&mut world.history);
+        let connections = world.connections;
+        world.serve(booted.cores, clients);
+        let (history, connections) = (
+            std::mem::replace(&mut world.history, history),
+            std::mem::replace(&mut world.connections, connections),
+        );
+        let found = self.found()?;
+        if !first {
+            self.check(&found, self.world.fsync == Fsync::Always)?;
+        }
+        self.initial = found;
+        self.world.history = history;
+        self.world.connections = connections;
+        Ok(())
+    }
+
+    fn boot(&mut self) -> Result<Booted, String> {
+        let world = &mut self.world;
+        let plan = Plan {
+            dir: &world.dir,
+            shards: 1 + world.rng.below(4) as u16,
+            fsync: world.fsync,
+            segment_bytes: world.segment_bytes,
+            mutation: world.mutation,
+            seed: self.hash_seed,
+            now_micros: world.now_micros,
+        };
+        // What promises less than a gate for every reply goes by the newest image, as the engine
+        // does: an older one can lead to another, as permitted, end of the logs.
+        let free = world.fsync == Fsync::Always;
+        let count = world.complete.len();
+        let choices = if free && world.whole_log { count + 1 } else { count };
+        let from_end = if free && choices > 0 { world.rng.below(choices) } else { 0 };
+        let image = count.checked_sub(from_end + 1).map(|at| &world.complete[at]);
+        boot::boot(disk(world), &plan, image)
+    }
+
+    /// Every way to the state leads to the same, and every snapshot holds the state at its end.
+    fn compare(&mut self) -> Result<(), String> {
+        let world = &self.world;
+        if world.fsync != Fsync::Always || world.start == StartId(0) {
+            return Ok(());
+        }
+        let whole = world.whole_log.then_some(None);
+        let bases: Vec<_> = whole.into_iter().chain(world.complete.iter().map(Some)).collect();
+        let mut first = None;
+        for (at, base) in bases.iter().enumerate() {
+            let state = boot::replayed(disk(world), &world.dir, *base, None)?;
+            if first.get_or_insert_with(|| state.clone()) != &state {
+                return Err(format!("base {at} of {} leads to another state", bases.len()));
+            }
+            for later in bases[at + 1..].iter().flatten() {
+                let limit = Some((later.coverage.start, later.end));
+                let state = boot::replayed(disk(world), &world.dir, *base, limit)?;
+                if state != later.at_end {
+                    return Err(format!(
+                        "the snapshot that ends at {} holds {:?}, and the log from base {at} {:?}",
+                        later.end,
+                        later.at_end.values(&world.workload.names),
+                        state.values(&world.workload.names),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the shards hold.
+    fn found(&self) -> Result<Vec<Option<Value>>, String> {
+        let world = &self.world;
+        let slots = cutwater_engine::slot::SlotMap::new(world.nodes.len() as u16);
+        let mut found = Vec::new();
+        for (key, name) in world.workload.names.iter().enumerate() {
+            let owner = world.workload.owner(key, slots);
+            let keyspace = world.nodes[owner.0 as usize].core.keyspace();
+            let entry = keyspace.get(&keyspace.key(DbIndex(0), name));
+            found.push(entry.map(|entry| {
+                let mut bytes = Vec::new();
+                entry.value().copy_to(&mut bytes);
+                Value { bytes, expires_at_ms: entry.expires_at_ms() }
+            }));
+        }
+        let held: u64 = world.nodes.iter().map(|node| node.core.keyspace().total_len()).sum();
+        let count = found.iter().flatten().count() as u64;
+        if held == count {
+            return Ok(found);
+        }
+        Err(format!("the shards hold {held} keys, of which {count} were ever named"))
+    }
+
+    /// Whether what clients saw explains what is found; without `exact` only what each transaction
+    /// keeps whole is looked at, and what clients saw has to agree with itself.
+    fn check(&mut self, found: &[Option<Value>], exact: bool) -> Result<(), String> {
+        let world = &self.world;
+        let now_ms = world.now_micros / 1_000;
+        let number = |value: &Value| {
+            std::str::from_utf8(&value.bytes).ok().and_then(|text| text.parse::<i64>().ok())
+        };
+        let sum: Option<i64> = found[..ACCOUNTS].iter().flatten().map(number).sum();
+        if sum != Some(0) {
+            return Err(format!("the accounts do not add up: {:?}", &found[..ACCOUNTS]));
+        }
+        let bytes = |key: usize| found[key].as_ref().map(|value| &value.bytes);
+        if bytes(PAIR[0]) != bytes(PAIR[1]) {
+            return Err(format!("half a pair: {:?}", &found[PAIR[0]..=PAIR[1]]));
+        }
+        let initial = State::new(self.initial.clone(), world.connections);
+        let accepts = |state: &State| !exact || state.explains(found, now_ms);
+        match explain(&world.history, &initial, &accepts) {
+            Verdict::Explained => Ok(()),
+            Verdict::Unknown => {
+                self.report.unknown += 1;
+                Ok(())
+            }
+            Verdict::Impossible => Err(self.story(found)),
+        }
+    }
+
+    fn story(&self, found: &[Option<Value>]) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::from("no order explains what clients saw");
+        let short = |value: &Option<Value>| {
+            value.as_ref().map(|value| {
+                let bytes = &value.bytes[..value.bytes.len().min(12)];
+                format!("{}{}", bytes.escape_ascii(), value.expires_at_ms.map_or("", |_| "!"))
+            })
+        };
+        for (key, name) in self.world.workload.names.iter().enumerate() {
+            let (before, after) = (short(&self.initial[key]), short(&found[key]));
+            let _ = write!(text, "\n  {key} {} {before:?} -> {after:?}", name.escape_ascii());
+        }
+        for event in &self.world.history {
+            let mut request = format!("{:?}", event.request);
+            request.truncate(300);
+            let reply = event.replied.as_ref().map(|(at, _, reply)| {
+                let mut reply = reply.to_string();
+                reply.truncate(100);
+                format!("{at}: {reply}")
+            });
+            let (client, at) = (event.connection, event.invoked.0);
+            let reply = reply.unwrap_or_else(|| "(nothing)".to_owned());
+            let _ = write!(text, "\n  #{client} {at}: {request} -> {reply}");
+        }
+        text
+    }
+}
+
+fn disk(world: &World) -> Arc<dyn LogDisk> {
+    match world.mutation {
+        Mutation::NoCrc => Arc::new(NoCrcDisk(world.disk.clone())),
+        _ => Arc::new(world.disk.clone()),
+    }
+}
+
+/// Steps until a log write is under way, so that a crash can tear it.
+fn step_until_writing(world: &mut World) -> Result<(), String> {
+    for _ in 0..MAX_STEPS_TO_A_WRITE {
+        let is_write = |io: &Io| matches!(io, Io::Write { .. });
+        let writing = world.nodes.iter().filter(|node| node.io.iter().any(is_write)).count();
+        if writing > world.rng.below(world.nodes.len()) || !world.step()? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Steps until nothing is left to do, not even for time that passes.
+fn settle(world: &mut World) -> Result<(), String> {
+    let mut idle = 0;
+    for _ in 0..MAX_STEPS {
+        if world.step()? {
+            continue;
+        }
+        idle += 1;
+        if idle > IDLE_TURNS {
+            return Ok(());
+        }
+        world.idle(100_000);
+    }
+    Err("the shards never come to rest".to_owned())
+}
+
+fn tempo(rng: &mut Rng) -> Tempo {
+    Tempo {
+        mail: (0..16).map(|_| *rng.pick(&[1, 3, 20])).collect(),
+        disk: *rng.pick(&[1, 3, 20]),
+        net: *rng.pick(&[3, 20]),
+        ask: *rng.pick(&[1, 5, 20]),
+        leave_permille: *rng.pick(&[0, 0, 30, 100]),
+        clock_percent: *rng.pick(&[5, 50, 100]),
+        snapshot_permille: *rng.pick(&[0, 5, 20]),
+    }
+}

@@ -1,0 +1,84 @@
+//! The simulation over 1,000 seeds, and that it notices what is broken on purpose. For more seeds:
+//! `cargo run --release -p cutwater-bench --bin simulate -- --seeds 100000`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cutwater_bench::sim::{Failure, Mutation, Report, run};
+
+/// Seeds that every run of the tests goes through.
+const SEEDS: u64 = 1_000;
+/// Seeds among which one has to notice a mutation.
+const MUTATED_SEEDS: u64 = 300;
+/// Seeds that found a bug once; see the commits that fixed them.
+const REGRESSIONS: &[u64] = &[17, 25, 26, 101];
+
+fn expect_ok(result: Result<Report, Failure>) -> Report {
+    result.unwrap_or_else(|Failure { seed, what }| {
+        panic!(
+            "seed {seed}: {what}\nrepeat it: cargo run --release -p cutwater-bench --bin simulate \
+             -- --from {seed} --seeds 1"
+        )
+    })
+}
+
+#[test]
+fn a_thousand_seeds() {
+    let next = AtomicU64::new(0);
+    let unknown = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= SEEDS {
+                        return;
+                    }
+                    let report = expect_ok(run(seed, Mutation::None));
+                    unknown.fetch_add(report.unknown, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let unknown = unknown.into_inner();
+    assert!(unknown < SEEDS / 100, "{unknown} searches were given up: nothing was checked there");
+}
+
+#[test]
+fn seeds_that_found_bugs() {
+    for seed in REGRESSIONS {
+        expect_ok(run(*seed, Mutation::None));
+    }
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in 0..20 {
+        assert_eq!(run(seed, Mutation::None), run(seed, Mutation::None), "seed {seed}");
+    }
+    let hash = |seed| expect_ok(run(seed, Mutation::None)).hash;
+    assert_ne!(hash(0), hash(1), "another seed is another run");
+}
+
+/// Breaks the database, and expects a seed to fail because of it.
+fn expect_caught(mutation: Mutation) {
+    let caught = (0..MUTATED_SEEDS).find_map(|seed| run(seed, mutation).err());
+    let Failure { seed, what } = caught.unwrap_or_else(|| panic!("nobody notices {mutation:?}"));
+    println!("{mutation:?} is noticed by seed {seed}: {}", what.lines().next().unwrap_or_default());
+    assert_eq!(run(seed, Mutation::None).err(), None, "whole, seed {seed} passes");
+}
+
+#[test]
+fn removing_the_sync_is_caught() {
+    expect_caught(Mutation::NoSync);
+}
+
+#[test]
+fn removing_the_gate_is_caught() {
+    expect_caught(Mutation::NoGate);
+}
+
+#[test]
+fn removing_the_checksum_is_caught() {
+    expect_caught(Mutation::NoCrc);
+}
