@@ -13,6 +13,7 @@ use cutwater_snapshot::claim::{Claimant, Takeover};
 use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{Identity, WriterNonce};
+use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::restore::restore_snapshot;
 use cutwater_snapshot::verify::VerifyReport;
@@ -24,12 +25,25 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Handle};
+use crate::data_dir::{DataDir, DataDirError};
 use crate::identity::{self, Fork, IdentityError};
 
 /// Calls of the control plane's commands that may wait.
 const ADMIN_CALLS: usize = 256;
 
-/// What a database is opened with.
+/// What a database is opened with: [`DatabaseConfig::directory`] or [`DatabaseConfig::memory`],
+/// changed where the defaults do not fit.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), cutwater_control::database::DatabaseError> {
+/// use cutwater_control::{Database, DatabaseConfig};
+///
+/// let mut config = DatabaseConfig::directory("/var/lib/things")?;
+/// config.engine.shards = 4;
+/// let database = Database::open(config).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct DatabaseConfig {
     /// The engine's part. Its images, its identity and its admin channel are set here.
     pub engine: EngineConfig,
@@ -42,9 +56,48 @@ pub struct DatabaseConfig {
     pub checkpoint_log_bytes: Option<u64>,
 }
 
+impl DatabaseConfig {
+    /// A durable database in a directory: made if need be, locked from now on, its identity read
+    /// or made, snapshots in its folder `store`. Two shards, not pinned, `fsync` always, no
+    /// listeners.
+    ///
+    /// # Errors
+    /// [`DatabaseError::DataDir`] if the directory is in use or is no database's, or
+    /// [`DatabaseError::Store`].
+    pub fn directory(path: impl AsRef<Path>) -> Result<Self, DatabaseError> {
+        Self::data_dir(DataDir::open(path.as_ref(), true)?)
+    }
+
+    /// [`Self::directory`] for one that is open already.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Store`].
+    pub fn data_dir(mut data_dir: DataDir) -> Result<Self, DatabaseError> {
+        let store = LocalStore::open(&store_dir(data_dir.path())).map_err(SnapshotError::from)?;
+        store.remove_unfinished_writes().map_err(SnapshotError::from)?;
+        let mut engine = EngineConfig::directory(data_dir.path());
+        engine.lock = data_dir.take_lock();
+        let identity = data_dir.identity().ids();
+        Ok(Self { engine, identity, store: Arc::new(store), checkpoint_log_bytes: None })
+    }
+
+    /// A new database in memory only, whose snapshots go to `store`. Two shards, not pinned, no
+    /// listeners.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Identity`] if the kernel gives no random bytes.
+    pub fn memory(store: Arc<dyn ObjectStore>) -> Result<Self, DatabaseError> {
+        let identity = identity::Identity::new_database()?.ids();
+        Ok(Self { engine: EngineConfig::memory(), identity, store, checkpoint_log_bytes: None })
+    }
+}
+
 /// Why a database did not open, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// The engine did not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -68,7 +121,9 @@ pub enum DatabaseError {
     Runtime,
 }
 
-/// An open database. Close it with [`Database::close`]; dropping it stops it too, less politely.
+/// An open database. Close it with [`Database::close`]. Dropping it stops it too, inside or outside
+/// of a runtime, and blocks the thread meanwhile; a snapshot under way is then given up at the next
+/// start, and nobody learns why the engine had failed.
 #[derive(Debug)]
 pub struct Database {
     engine: Arc<Engine>,
@@ -118,6 +173,14 @@ impl Database {
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, shutdown })
+    }
+
+    /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn open_dir(path: impl AsRef<Path>) -> Result<Self, DatabaseError> {
+        Self::open(DatabaseConfig::directory(path)?).await
     }
 
     /// A handle for commands.
@@ -204,12 +267,19 @@ impl Database {
             task.abort();
             let _ = task.await;
         }
-        let failure = self.engine.failure();
-        let engine = self.engine;
+        let engine = Arc::clone(&self.engine);
         // Joining the shards' threads blocks.
-        let closed = tokio::task::spawn_blocking(move || drop(engine)).await;
-        closed.map_err(|_| DatabaseError::Runtime)?;
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
+        let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
+        Ok(closed.map_err(|_| DatabaseError::Runtime)??)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // The tasks hold the engine; they end when their runtime gets to it. The engine must not
+        // wait for that: the directory is free when this returns.
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let _ = self.engine.shut_down();
     }
 }
 

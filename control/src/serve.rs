@@ -6,18 +6,14 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use cutwater_engine::EngineConfig;
 use cutwater_engine::engine::OpenError;
-use cutwater_snapshot::error::SnapshotError;
-use cutwater_snapshot::local::LocalStore;
 
 use crate::banner::Banner;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
+use crate::database::{Database, DatabaseConfig, DatabaseError};
 use crate::placement::Placement;
 
 /// Why a server did not start, or ended before it was told to.
@@ -26,9 +22,6 @@ pub enum ServeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The store cannot be used.
-    #[error(transparent)]
-    Store(#[from] SnapshotError),
     /// The database did not open, or has failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -39,7 +32,8 @@ impl ServeError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::DataDir(error) => error.remedy(),
-            Self::Store(_) => "Look at the folder store/ of the data directory and at its disk.",
+            Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
+            Self::Database(DatabaseError::Store(_)) => "Look at the folder store/ of the data directory and at its disk.",
             Self::Database(DatabaseError::Failed(_)) => {
                 "Nothing that was acknowledged is lost: mend what is named, and start again."
             }
@@ -114,8 +108,6 @@ fn banner(config: &Config, placement: &Placement, started: &Started) -> Banner {
 #[derive(Debug)]
 struct Running {
     database: Database,
-    /// Keeps the identity of the directory; its lock went to the engine.
-    _data_dir: DataDir,
 }
 
 impl Running {
@@ -150,12 +142,10 @@ impl Running {
 async fn start(
     config: &Config,
     placement: &Placement,
-    mut data_dir: DataDir,
+    data_dir: DataDir,
 ) -> Result<Running, ServeError> {
-    let local = LocalStore::open(&store_dir(data_dir.path())).map_err(SnapshotError::from)?;
-    local.remove_unfinished_writes().map_err(SnapshotError::from)?;
-    let mut engine = EngineConfig::directory(data_dir.path());
-    engine.lock = data_dir.take_lock();
+    let mut database = DatabaseConfig::data_dir(data_dir)?;
+    let engine = &mut database.engine;
     engine.log = config.log;
     engine.fsync = config.fsync;
     engine.shards = config.shards;
@@ -170,14 +160,8 @@ async fn start(
     engine.segment_bytes = segment_bytes(config.checkpoint_log_bytes, config.shards);
     let stall_limit_ms = u64::try_from(config.snapshot_stall_limit.as_millis());
     engine.snapshot_stall_limit_ms = stall_limit_ms.unwrap_or(u64::MAX);
-    let database = Database::open(DatabaseConfig {
-        engine,
-        identity: data_dir.identity().ids(),
-        store: Arc::new(local),
-        checkpoint_log_bytes: config.checkpoint_log_bytes,
-    })
-    .await?;
-    Ok(Running { database, _data_dir: data_dir })
+    database.checkpoint_log_bytes = config.checkpoint_log_bytes;
+    Ok(Running { database: Database::open(database).await? })
 }
 
 /// Log segments so small that several of each shard fit into what a checkpoint covers.

@@ -188,6 +188,10 @@ impl Shell {
         self.cancel_unheard_snapshot();
         self.core.end_turn();
         self.carry_out();
+        if self.stopping {
+            // Again: transactions that were under way have logged more since.
+            self.core.journal().request_sync();
+        }
         self.drive_log();
         handled += self.send_mail();
         Ok(handled)
@@ -342,7 +346,6 @@ impl Shell {
         for listener in self.listeners.drain(..) {
             self.ring.stop_listening(listener);
         }
-        self.core.journal().request_sync();
     }
 
     /// A consumer that dropped its stream could not tell, if the inbox was full.
