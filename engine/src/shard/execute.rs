@@ -188,6 +188,11 @@ impl ShardCore {
         self.changes.reset(self.must_encode());
         let mut results = Vec::with_capacity(tasks.len());
         let mut gate = Position(0);
+        if watch_failed {
+            // That a watched key has changed reveals the change: a crash must not take it back.
+            let keys: Vec<DbKey> = watched.into_iter().map(|watched| watched.key).collect();
+            gate = self.gate_of_keys(&keys);
+        }
         let mut touched: Vec<DbKey> = Vec::new();
         let mut touched_all = false;
         for task in if watch_failed { Vec::new() } else { tasks } {
