@@ -15,7 +15,7 @@ use crate::net::ConnId;
 use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::DbKey;
-use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult};
+use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult, WatchedKey};
 use super::parked::Job;
 
 impl ShardCore {
@@ -281,6 +281,13 @@ impl ShardCore {
     }
 
     fn here_is_blocked(&self, request: &ExecuteHere) -> bool {
+        // A watched key that a transaction is about to change: whether it has changed is not known.
+        let is_held = |watched: &WatchedKey| {
+            self.intents.blocks(watched.key.db, &watched.key.key, false)
+        };
+        if request.watched.iter().any(is_held) {
+            return true;
+        }
         request.tasks.iter().any(|task| match task {
             Task::Call(call) => self.meets_intent(call.spec, call.db, call.args.as_args()),
             Task::Watch(keys) => {
