@@ -262,6 +262,16 @@ fn many_clients(server: &Server, clients: u64, rounds: u64, longest: u64) {
 }
 
 #[test]
+fn a_ring_that_watches_its_doorbell_ends_at_once() {
+    let doorbell = Doorbell::new().unwrap();
+    let mut ring: Ring = Ring::new(&RingConfig::default(), doorbell).unwrap();
+    ring.nap(Duration::from_millis(1)).unwrap();
+    assert_eq!(ring.queues.in_flight(), 1, "the poll of the doorbell");
+    ring.end_everything().unwrap();
+    assert_eq!(ring.queues.in_flight(), 0, "it was cancelled, not waited for");
+}
+
+#[test]
 fn many_connections_get_their_own_bytes_back() {
     let server = Server::start(RingConfig::default());
     many_clients(&server, 200, 10, 20_000);
