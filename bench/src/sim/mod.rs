@@ -9,7 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`run`] | one seed: start, serve, crash, again; the checks in between |
+//! | [`mod@run`] | one seed: start, serve, crash, again; the checks in between |
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
 //! | [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |

@@ -9,9 +9,9 @@
 //! |---|---|
 //! | [`config`] | how it is opened; what an image is |
 //! | [`client`] | commands from any thread |
-//! | [`shell`] | a shard's task: ring, disk, mailboxes around the core |
-//! | [`provider`] | makes log segments ahead of their use |
-//! | [`load`] | image and logs into the shards |
+//! | `shell` | a shard's task: ring, disk, mailboxes around the core |
+//! | `provider` | makes log segments ahead of their use |
+//! | `load` | image and logs into the shards |
 //! | [`snapshot`] | chunk streams of one cut |
 //! | [`message`], [`error`], [`lock`] | what they speak of |
 

@@ -38,7 +38,6 @@ pub struct Connections {
     sockets: Vec<Place>,
     virtuals: Vec<Place>,
     dirty: VecDeque<ConnId>,
-    count: usize,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +55,6 @@ impl Connections {
         let place = self.place(connection.id);
         assert!(matches!(place, Place::Empty), "an id is used once at a time");
         *place = Place::Here(Box::new(connection));
-        self.count += 1;
     }
 
     /// Takes a connection out, to handle it.
@@ -81,7 +79,6 @@ impl Connections {
     /// Ends a connection that was taken out.
     pub fn forget(&mut self, id: ConnId) {
         *self.place(id) = Place::Empty;
-        self.count -= 1;
     }
 
     /// A connection that is not taken out.

@@ -6,11 +6,11 @@
 //!
 //! 1. [`ShardCore::begin_turn`] with a reading of the clock, taken after the turn's input.
 //! 2. Any number of inputs: [`ShardCore::receive`], [`ShardCore::deliver`],
-//!    [`ShardCore::log_written`], [`ShardCore::submit`] ...
+//!    [`ShardCore::durable_moved`], [`ShardCore::submit`] ...
 //! 3. [`ShardCore::end_turn`]: replies become sendable or are held, background work gets a slice.
 //! 4. The shell carries out the effects.
 //!
-//! The journey of a write continues in [`super::dispatch`] (which shard?), [`super::execute`]
+//! The journey of a write continues in `dispatch` (which shard?), `execute`
 //! (apply, record) and [`super::journal`] (log, durable).
 
 use std::collections::VecDeque;
