@@ -167,7 +167,12 @@ impl Run {
                 return Err(format!(
                     "client {at} of shard {shard} waits for {count} replies for ever; open: \
                      {open:?}; in {}, out {}; virtual {} batch {} conn {:x}; first {:?}",
-                    client.to_server.len(), client.from_server.len(), client.is_virtual, client.batch.len(), client.conn.0, first.next()
+                    client.to_server.len(),
+                    client.from_server.len(),
+                    client.is_virtual,
+                    client.batch.len(),
+                    client.conn.0,
+                    first.next()
                 ));
             }
         }
@@ -350,7 +355,8 @@ impl Run {
         }
         for event in &self.world.history {
             let commands = self.world.workload.encode(&event.request);
-            let words = commands.iter().flatten().map(|word| abridged(&word.escape_ascii().to_string()));
+            let words =
+                commands.iter().flatten().map(|word| abridged(&word.escape_ascii().to_string()));
             let request = words.collect::<Vec<_>>().join(" ");
             let reply = event.replied.as_ref().map(|(at, _, reply)| {
                 let reply = reply.to_string();
