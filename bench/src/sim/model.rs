@@ -341,12 +341,12 @@ impl Command {
 }
 
 impl Request {
-    /// Whether nothing depends on whether it was carried out. EXEC also ends watches.
+    /// Whether nothing depends on whether it was carried out.
     pub fn is_read(&self) -> bool {
         match self {
             Self::One(command) => command.is_read(),
-            Self::Exec(_) => false,
-            Self::Watch(_) => true,
+            // They begin and end watches.
+            Self::Exec(_) | Self::Watch(_) => false,
         }
     }
 }

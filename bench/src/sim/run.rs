@@ -107,6 +107,7 @@ impl Run {
             completed: 0,
             recycles: rng.chance(40),
             whole_log: true,
+            refused: false,
             spares: Vec::new(),
             rng,
         };
@@ -330,7 +331,13 @@ impl Run {
         }
         let initial = State::new(self.initial.clone(), world.connections);
         let accepts = |state: &State| !exact || state.explains(found, now_ms);
-        match explain(&world.history, &initial, &accepts) {
+        let mut history = world.history.clone();
+        if world.refused {
+            // One that nobody saw answered may have been refused, and a later one not.
+            let unanswered = history.iter_mut().filter(|event| event.replied.is_none());
+            unanswered.for_each(|event| event.shards = 0);
+        }
+        match explain(&history, &initial, &accepts) {
             Verdict::Explained => Ok(()),
             Verdict::Unknown => {
                 self.report.unknown += 1;

@@ -94,6 +94,8 @@ pub struct World {
     pub recycles: bool,
     /// The log reaches back to the first start.
     pub whole_log: bool,
+    /// The log had no room once, so writes may have been refused without anybody knowing.
+    pub refused: bool,
     /// Files that segments can be made from.
     pub spares: Vec<String>,
 }
@@ -348,6 +350,7 @@ impl World {
         if self.rng.chance(3) {
             // No room for now: tried again later.
             self.nodes[node].io.push(Io::Prepare { index });
+            self.refused = true;
             self.turn(node, |core, _| core.journal().set_out_of_space(true));
             return Ok(());
         }
