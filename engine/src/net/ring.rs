@@ -331,6 +331,10 @@ impl<B: StableBuffer> Ring<B> {
     fn end_everything(&mut self) -> Result<(), RingError> {
         let started = Instant::now();
         self.cancel_sockets();
+        if self.doorbell_polled {
+            // Nobody rings any more: it would be waited for in vain.
+            self.queues.cancel(Tag::Doorbell);
+        }
         while self.queues.in_flight() > 0 && started.elapsed() < DROP_PATIENCE {
             self.queues.wait_at_most(Duration::from_millis(100))?;
             let mut completions = std::mem::take(&mut self.completions);
