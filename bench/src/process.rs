@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -100,9 +100,26 @@ impl ServerProcess {
     /// # Errors
     /// Those of [`ServerProcess::start`].
     pub fn restart(&mut self) -> io::Result<()> {
+        self.restart_without_waiting()?;
+        self.wait_until_ready()
+    }
+
+    /// The same, but returns at once: it may not serve yet, or never.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart_without_waiting(&mut self) -> io::Result<()> {
         assert!(self.child.try_wait()?.is_some(), "the server still runs");
         self.child = spawn(&self.launch)?;
-        self.wait_until_ready()
+        Ok(())
+    }
+
+    /// Waits until a process that was told to end has.
+    ///
+    /// # Errors
+    /// `TimedOut` if it does not (it is then killed).
+    pub fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
+        tools::wait_within(&mut self.child, limit)
     }
 
     /// The end of what the server has printed.

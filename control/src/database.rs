@@ -8,7 +8,7 @@ use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, OpenError, Recovered};
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
-use cutwater_snapshot::catalog::{Catalog, Entry};
+use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
 use cutwater_snapshot::claim::{Claimant, Takeover};
 use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
@@ -110,6 +110,12 @@ pub enum DatabaseError {
     /// The coordinator did not do what it was asked.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
+    /// There are snapshots, and not one of them can be read.
+    #[error("no snapshot of the local store can be read: {reason}")]
+    Unreadable {
+        /// What is wrong with the newest, naming the object.
+        reason: String,
+    },
     /// The identity of a restored directory could not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -146,7 +152,8 @@ impl Database {
         for name in aborted {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
         }
-        let catalog = Catalog::load(&*store, identity.database).await?;
+        let mut catalog = Catalog::load(&*store, identity.database).await?;
+        look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;
 
         let (calls, received) = flume::bounded(ADMIN_CALLS);
@@ -160,6 +167,7 @@ impl Database {
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
         let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
+        distrust_unloaded(&mut catalog, engine.recovered());
 
         let (coordinator, actor) = coordinator::start(CoordinatorSetup {
             engine: Arc::clone(&engine),
@@ -280,6 +288,37 @@ impl Drop for Database {
         // wait for that: the directory is free when this returns.
         self.tasks.iter().for_each(JoinHandle::abort);
         let _ = self.engine.shut_down();
+    }
+}
+
+/// Says which snapshots cannot be read. If that is all of them, then starting from nothing would
+/// hide it, and end in a new log beside the only copy.
+fn look_at_unreadable(catalog: &Catalog, log: bool) -> Result<(), DatabaseError> {
+    let mut newest = None;
+    for entry in catalog.entries() {
+        let (Some(name), EntryState::Unreadable { reason }) = (entry.name, &entry.state) else {
+            continue;
+        };
+        tracing::error!(%name, reason, "a snapshot cannot be read");
+        newest = Some(reason.clone());
+    }
+    match newest {
+        Some(reason) if log && catalog.published().next().is_none() => {
+            Err(DatabaseError::Unreadable { reason })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Snapshots newer than the one that was loaded could not be: they are no checkpoints, on whose
+/// account log or older snapshots may go.
+fn distrust_unloaded(catalog: &mut Catalog, recovered: &Recovered) {
+    let Some(loaded) = &recovered.image else { return };
+    let is_newer = |manifest: &&Manifest| manifest.name().to_string() != *loaded;
+    let newer: Vec<_> =
+        catalog.published().rev().take_while(is_newer).map(Manifest::name).collect();
+    for name in newer {
+        catalog.distrust(name, "this start could not load it, and took an older one");
     }
 }
 

@@ -102,6 +102,7 @@ mod tests {
             state: State::Deleted,
             reason: "asked".to_owned(),
             created_at_us: 0,
+            end_lsn: begin_lsn,
         });
         for (state, word, length) in [
             (EntryState::Unfinished, "unfinished", 10),

@@ -40,9 +40,10 @@ impl ServeError {
             Self::Database(DatabaseError::Open(OpenError::Listen(_))) => {
                 "Choose another --port or --bind, or stop what uses it."
             }
-            Self::Database(DatabaseError::Open(
-                OpenError::Image { .. } | OpenError::Recovery(_),
-            )) => {
+            Self::Database(
+                DatabaseError::Unreadable { .. }
+                | DatabaseError::Open(OpenError::Image { .. } | OpenError::Recovery(_)),
+            ) => {
                 "Keep the data directory as it is; `cutwater restore` makes a new one from a \
                  snapshot."
             }

@@ -33,7 +33,11 @@ pub fn requested() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-#[expect(clippy::exit, reason = "a second signal is the wish not to wait for anything")]
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "a second signal is the wish not to wait for anything"
+)]
 fn exit(code: i32) -> ! {
     std::process::exit(code)
 }
@@ -97,6 +101,7 @@ mod tests {
 
     #[test]
     #[ignore = "run by the test above, as a process of its own"]
+    #[expect(clippy::disallowed_methods, reason = "tells the child from a run of all tests")]
     fn child() {
         if std::env::var_os(CHILD_VARIABLE).is_none() {
             return;

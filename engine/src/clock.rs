@@ -2,13 +2,16 @@
 //! causality between shards.
 //!
 //! A shard's next LSN is `max(now, last + 1)`. *Now* is given once a turn, after that turn's input
-//! was taken; every message from another shard carries its sender's clock, and [`ShardClock::observe`]
-//! moves past it. So an LSN is greater than everything that its command can have seen.
+//! was taken; every message from another shard carries its sender's clock, and
+//! [`ShardClock::observe`] moves past it. So an LSN is greater than everything that its command can
+//! have seen.
 //!
 //! [`TimeSource`] makes *now*: CLOCK_BOOTTIME, which no operator can set, plus an offset that is
 //! slewed towards the wall clock, so that a step of the wall clock never reaches an LSN as a step.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::types::Lsn;
 
@@ -30,13 +33,13 @@ impl ShardClock {
         self.now_micros = self.now_micros.max(now_micros);
     }
 
-    /// The LSN that [`Self::next`] would give.
+    /// The LSN that [`Self::next_lsn`] would give.
     pub fn peek(&self) -> Lsn {
         Lsn::from_micros(self.now_micros).max(self.last.next())
     }
 
     /// The next LSN of this shard.
-    pub fn next(&mut self) -> Lsn {
+    pub fn next_lsn(&mut self) -> Lsn {
         self.last = self.peek();
         self.last
     }
@@ -51,7 +54,7 @@ impl ShardClock {
         self.last = self.last.max(lsn);
     }
 
-    /// The clock as a promise: every LSN that [`Self::next`] gives from here on is above it.
+    /// The clock as a promise: every LSN that [`Self::next_lsn`] gives from here on is above it.
     pub fn closed(&self) -> Lsn {
         Lsn(self.peek().0 - 1)
     }
@@ -83,42 +86,39 @@ impl TimeSource {
     /// A source whose time begins at the wall clock, or above `floor` where that is ahead of it
     /// (the wall clock was set back while the server was down).
     pub fn starting_above(floor: Lsn) -> Self {
-        let boot = read_clock(libc::CLOCK_BOOTTIME);
-        let wall = read_clock(libc::CLOCK_REALTIME).max(floor.micros() as i64 + 1);
+        let boot = read_clock(ClockId::CLOCK_BOOTTIME);
+        let wall = read_clock(ClockId::CLOCK_REALTIME).max(floor.micros() as i64 + 1);
         Self { offset_micros: AtomicI64::new(wall - boot), slewed_at_micros: AtomicI64::new(boot) }
     }
 
     /// Microseconds since the Unix epoch.
     pub fn now_micros(&self) -> u64 {
-        let now = read_clock(libc::CLOCK_BOOTTIME) + self.offset_micros.load(Ordering::Relaxed);
+        let now = read_clock(ClockId::CLOCK_BOOTTIME) + self.offset_micros.load(Ordering::Relaxed);
         now.max(0) as u64
     }
 
     /// Moves the offset towards the wall clock, by at most 500 ppm of the time that passed since
     /// the last call. One shard calls it, about once a second.
     pub fn slew(&self) {
-        let boot = read_clock(libc::CLOCK_BOOTTIME);
+        let boot = read_clock(ClockId::CLOCK_BOOTTIME);
         let elapsed = boot - self.slewed_at_micros.swap(boot, Ordering::Relaxed);
         let bound = elapsed.max(0) * SLEW_PARTS_PER_MILLION / 1_000_000;
-        let error =
-            read_clock(libc::CLOCK_REALTIME) - (boot + self.offset_micros.load(Ordering::Relaxed));
+        let error = read_clock(ClockId::CLOCK_REALTIME)
+            - (boot + self.offset_micros.load(Ordering::Relaxed));
         self.offset_micros.fetch_add(error.clamp(-bound, bound), Ordering::Relaxed);
     }
 }
 
-/// A reading of a kernel clock, in microseconds.
-#[expect(unsafe_code, reason = "CLOCK_BOOTTIME is not in the standard library")]
-fn read_clock(clock: libc::clockid_t) -> i64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid timespec for the call to fill; both clocks exist on Linux 2.6.39+.
-    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    assert_eq!(result, 0, "the kernel has CLOCK_BOOTTIME and CLOCK_REALTIME");
-    time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
+/// A reading of a kernel clock, in microseconds. CLOCK_BOOTTIME is not in the standard library.
+#[expect(clippy::disallowed_methods, reason = "this is the clock that the others are to ask")]
+fn read_clock(clock: ClockId) -> i64 {
+    let time = clock_gettime(clock).expect("Linux has CLOCK_BOOTTIME and CLOCK_REALTIME");
+    time.tv_sec() * 1_000_000 + time.tv_nsec() / 1_000
 }
 
 /// The wall clock in microseconds since the Unix epoch, for timestamps that people read.
 pub fn wall_micros() -> u64 {
-    read_clock(libc::CLOCK_REALTIME).max(0) as u64
+    read_clock(ClockId::CLOCK_REALTIME).max(0) as u64
 }
 
 #[cfg(test)]
@@ -128,17 +128,17 @@ mod tests {
     #[test]
     fn lsns_rise_with_time_with_haste_and_with_messages() {
         let mut clock = ShardClock::new(Lsn::ZERO, 100);
-        let first = clock.next();
+        let first = clock.next_lsn();
         assert_eq!(first, Lsn::from_micros(100));
-        assert_eq!(clock.next(), first.next(), "no time has passed: the counter moves");
+        assert_eq!(clock.next_lsn(), first.next(), "no time has passed: the counter moves");
         clock.tick(50);
-        assert!(clock.next() > first, "time does not run back");
+        assert!(clock.next_lsn() > first, "time does not run back");
         let seen = Lsn::from_micros(1_000);
         clock.observe(seen);
         assert_eq!(clock.closed(), seen);
-        assert_eq!(clock.next(), seen.next());
+        assert_eq!(clock.next_lsn(), seen.next());
         clock.tick(2_000);
-        assert_eq!(clock.next(), Lsn::from_micros(2_000));
+        assert_eq!(clock.next_lsn(), Lsn::from_micros(2_000));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl SlotMap {
     /// # Panics
     /// If `shards` is outside that range; configuration is validated before.
     pub fn new(shards: u16) -> Self {
-        assert!(shards >= 1 && shards <= SLOT_COUNT, "1 to {SLOT_COUNT} shards, not {shards}");
+        assert!((1..=SLOT_COUNT).contains(&shards), "1 to {SLOT_COUNT} shards, not {shards}");
         Self { shards }
     }
 

@@ -171,6 +171,14 @@ impl Catalog {
         self.entries.sort_by_key(Entry::order);
     }
 
+    /// Takes a snapshot, whose manifest is sound, for one that cannot be read: its data is not.
+    pub fn distrust(&mut self, name: SnapshotName, reason: &str) {
+        let of_name = |entry: &&mut Entry| entry.name == Some(name);
+        if let Some(entry) = self.entries.iter_mut().find(of_name) {
+            entry.state = EntryState::Unreadable { reason: reason.to_owned() };
+        }
+    }
+
     /// Takes in a snapshot that was aborted or deleted just now.
     pub fn bury(&mut self, tombstone: Tombstone) {
         let name = tombstone.name;

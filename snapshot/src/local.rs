@@ -2,8 +2,8 @@
 //!
 //! object_store's `LocalFileSystem` does the reading and writing (with fsync); this wrapper mends
 //! what its code does otherwise than a store must: deletes are not synced, nor is what a create
-//! finds; and a listing skips what it may not look at, and is empty when the whole folder is gone. Files named `x#1` are
-//! writes that have not finished, and no objects.
+//! finds; and a listing skips what it may not look at, and is empty when the whole folder is gone.
+//! Files named `x#1` are writes that have not finished, and no objects.
 
 use std::fmt;
 use std::fs::File;

@@ -16,6 +16,7 @@ use cutwater_snapshot::paths;
 use cutwater_snapshot::verify::verify;
 use cutwater_snapshot::writer::SnapshotSpec;
 
+#[expect(clippy::disallowed_methods, reason = "BLESS is a wish of who runs the test")]
 fn check(file: &str, bytes: &[u8]) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
     if std::env::var_os("BLESS").is_some() {

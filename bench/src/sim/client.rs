@@ -85,7 +85,8 @@ impl Client {
             };
             *left -= 1;
             let is_refusal = matches!(&reply, Reply::Error(text) if text.starts_with("MISCONF"));
-            let is_interim = matches!(&reply, Reply::Simple(text) if text == "OK" || text == "QUEUED");
+            let is_interim =
+                matches!(&reply, Reply::Simple(text) if text == "OK" || text == "QUEUED");
             if *left > 0 && !is_interim && !is_refusal {
                 return Err(BadReply(format!("{reply} to a queued command")));
             }

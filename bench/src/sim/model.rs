@@ -166,7 +166,10 @@ impl State {
                     None => true,
                     Some(Reply::Array('*', replies)) => {
                         replies.len() == keys.len()
-                            && keys.iter().zip(replies).all(|(key, r)| self.read(*key, Some(r), seen))
+                            && keys
+                                .iter()
+                                .zip(replies)
+                                .all(|(key, r)| self.read(*key, Some(r), seen))
                     }
                     Some(_) => false,
                 };

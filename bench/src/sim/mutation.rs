@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use cutwater_engine::log::frame::{FRAME_HEADER_BYTES, RawFrame, encode_frame, frame_bytes};
 use cutwater_engine::log::frame::BLOCK_BYTES;
+use cutwater_engine::log::frame::{FRAME_HEADER_BYTES, RawFrame, encode_frame, frame_bytes};
 use cutwater_engine::log::{FileEntry, LogDisk, SimDisk};
 
 /// What is taken away.
@@ -83,7 +83,8 @@ fn mend(segment: &mut [u8]) {
         let length = RawFrame::parse(rest).ok().and_then(|frame| {
             let payload_bytes = u32::from_le_bytes(*rest[8..].first_chunk()?) as usize;
             let length = frame_bytes(payload_bytes);
-            let payload = rest.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload_bytes)?.to_vec();
+            let payload =
+                rest.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload_bytes)?.to_vec();
             encode_frame(rest.get_mut(..length)?, frame.header(), &payload);
             Some(length)
         });

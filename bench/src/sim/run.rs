@@ -167,7 +167,12 @@ impl Run {
                 return Err(format!(
                     "client {at} of shard {shard} waits for {count} replies for ever; open: \
                      {open:?}; in {}, out {}; virtual {} batch {} conn {:x}; first {:?}",
-                    client.to_server.len(), client.from_server.len(), client.is_virtual, client.batch.len(), client.conn.0, first.next()
+                    client.to_server.len(),
+                    client.from_server.len(),
+                    client.is_virtual,
+                    client.batch.len(),
+                    client.conn.0,
+                    first.next()
                 ));
             }
         }
@@ -349,19 +354,30 @@ impl Run {
             let _ = write!(text, "\n  {key} {} {before:?} -> {after:?}", name.escape_ascii());
         }
         for event in &self.world.history {
-            let mut request = format!("{:?}", event.request);
-            request.truncate(300);
+            let commands = self.world.workload.encode(&event.request);
+            let words = commands.iter().flatten().map(|word| abridged(&word.escape_ascii().to_string()));
+            let request = words.collect::<Vec<_>>().join(" ");
             let reply = event.replied.as_ref().map(|(at, _, reply)| {
-                let mut reply = reply.to_string();
-                reply.truncate(100);
-                format!("{at}: {reply}")
+                let reply = reply.to_string();
+                let words: Vec<_> = reply.split(' ').map(abridged).collect();
+                format!("{at}: {}", words.join(" "))
             });
-            let (client, at) = (event.connection, event.invoked.0);
+            let (client, at, shards) = (event.connection, event.invoked.0, event.shards);
             let reply = reply.unwrap_or_else(|| "(nothing)".to_owned());
-            let _ = write!(text, "\n  #{client} {at}: {request} -> {reply}");
+            let _ = write!(text, "\n  #{client} {at} @{shards:b}: {request} -> {reply}");
         }
         text
     }
+}
+
+/// The beginning of a word.
+fn abridged(word: &str) -> String {
+    const CHARS_MAX: usize = 14;
+    let mut short: String = word.chars().take(CHARS_MAX).collect();
+    if word.len() > short.len() {
+        short.push_str("..");
+    }
+    short
 }
 
 fn disk(world: &World) -> Arc<dyn LogDisk> {

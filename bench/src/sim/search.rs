@@ -1,8 +1,8 @@
 //! Is there an order of the requests that explains every reply, and the state at the end?
 //!
 //! Wing and Gong's search, with Lowe's memory of configurations that were tried: at every point one
-//! of the requests that no other must precede comes next; what was seen has to agree. A request that
-//! nobody has seen answered may have taken effect at any time after it was sent, or never. The
+//! of the requests that no other must precede comes next; what was seen has to agree. A request
+//! that nobody has seen answered may have taken effect at any time after it was sent, or never. The
 //! state at the end is what a recovery found, so one search says that nothing acknowledged is lost,
 //! nothing seen is taken back, and nothing is half there.
 

@@ -55,7 +55,10 @@ impl Complete {
     /// The parts are no ops.
     pub fn base(&self) -> Result<Image, String> {
         let mut image = Image::default();
-        self.parts.iter().try_for_each(|ops| image.apply(ops)).map_err(|error| error.to_string())?;
+        self.parts
+            .iter()
+            .try_for_each(|ops| image.apply(ops))
+            .map_err(|error| error.to_string())?;
         Ok(image)
     }
 }

@@ -531,8 +531,7 @@ impl World {
     /// Gives up what the older of two snapshots covers.
     fn recycle(&mut self) -> Result<(), String> {
         let older = &self.complete[0].coverage;
-        let names =
-            cutwater_engine::log::obsolete_files(&self.disk, &self.dir, older, self.start);
+        let names = cutwater_engine::log::obsolete_files(&self.disk, &self.dir, older, self.start);
         for name in names.map_err(|error| error.to_string())? {
             self.whole_log = false;
             cutwater_engine::log::LogDisk::remove(&self.disk, &self.dir.join(name))

@@ -8,8 +8,13 @@
 
 mod clients;
 mod commands;
+mod damage;
 mod durability;
 mod idle;
+mod limits;
 mod log_bounds;
+mod mistakes;
 mod snapshot_consistency;
+mod stops;
+mod support;
 mod tour;

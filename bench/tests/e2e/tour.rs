@@ -3,46 +3,48 @@
 use std::process::Command;
 use std::time::Duration;
 
-use cutwater_bench::process::ServerProcess;
+use cutwater_bench::process::free_address;
 use cutwater_bench::server::{self, ServerOptions};
 use cutwater_bench::tools::{self, Tool};
 
-const CLI_LIMIT: Duration = Duration::from_secs(20);
+/// How long the whole tour may take.
+const TOUR_LIMIT: Duration = Duration::from_secs(60);
 
-fn redis_cli(server: &ServerProcess, command: &[&str]) -> String {
-    let mut cli = Command::new("redis-cli");
-    cli.args(["-h", "127.0.0.1", "-p", &server.address().port().to_string()]).args(command);
-    let output = tools::run(&mut cli, CLI_LIMIT).unwrap();
-    assert!(output.status.success(), "redis-cli {command:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+/// README, of this repository.
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+
+/// The text between a line that is `begin` and the next fence.
+fn block<'a>(readme: &'a str, begin: &str) -> &'a str {
+    let (_, rest) = readme.split_once(begin).expect("README has the block");
+    rest.split_once("```").expect("a block ends").0
 }
 
 #[test]
-fn a_value_survives_a_crash_and_a_snapshot_survives_flushall() {
-    if !tools::available("tour", &[Tool::RedisCli]) {
+fn the_tour_of_readme_prints_what_readme_says() {
+    if server::is_stand_in() || !tools::available("tour", &[Tool::RedisCli]) {
         return;
     }
+    let readme = std::fs::read_to_string(README).unwrap();
+    let script = block(&readme, "```bash\n");
+    let expected = block(&readme, "It prints:\n\n```text\n");
     let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    let mut server = ServerOptions::new(&data).start().unwrap();
-    assert_eq!(redis_cli(&server, &["set", "greeting", "hello"]), "OK");
-    server.kill9().unwrap();
-    server.restart().unwrap();
-    assert_eq!(redis_cli(&server, &["get", "greeting"]), "hello");
-
-    let snapshot = server::create_snapshot(&server).unwrap();
-    assert_eq!(redis_cli(&server, &["set", "later", "x"]), "OK");
-    assert_eq!(redis_cli(&server, &["flushall"]), "OK");
-    assert_eq!(redis_cli(&server, &["dbsize"]), "0");
-    server.terminate().unwrap();
-
-    let restored = dir.path().join("restored");
-    server::restore(&data, snapshot, &restored).unwrap();
-    let mut server = ServerOptions::new(&restored).without_log_in_stand_in().start().unwrap();
-    assert_eq!(redis_cli(&server, &["get", "greeting"]), "hello");
-    assert_eq!(redis_cli(&server, &["exists", "later"]), "0");
-    assert_eq!(redis_cli(&server, &["dbsize"]), "1");
-    server.terminate().unwrap();
+    let port = free_address().port().to_string();
+    let binary = server::binary().unwrap();
+    let folder = binary.parent().expect("the binary is in a folder").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)));
+    let mut bash = Command::new("bash");
+    tools::hide_variables(&mut bash);
+    bash.arg("-c")
+        .arg(script.replace("redis-cli ", &format!("redis-cli -p {port} ")))
+        .current_dir(dir.path())
+        .env("PATH", path.unwrap())
+        .env("CUTWATER_PORT", &port)
+        .env("CUTWATER_SHARDS", "2");
+    let output = tools::run(&mut bash, TOUR_LIMIT).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let log = std::fs::read_to_string(dir.path().join("server.log")).unwrap_or_default();
+    assert_eq!(printed.trim_end(), expected.trim_end(), "the server said:\n{log}");
 }
 
 #[test]

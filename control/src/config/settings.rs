@@ -164,7 +164,8 @@ pub static SETTINGS: [Setting; 16] = [
     setting(
         "checkpoint-log",
         "SIZE",
-        "Bytes of log since the last checkpoint that start the next [default: 1gb, or the size of the last snapshot if that is more]",
+        "Bytes of log since the last checkpoint that start the next [default: 1gb, or the size \
+         of the last snapshot if that is more]",
         "a size of 4kb or more, such as 64mb, 1GiB or a number of bytes",
         |config, text| {
             let size = parse_size_bytes(text).filter(|size| *size >= MIN_CHECKPOINT_LOG_BYTES);

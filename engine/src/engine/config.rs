@@ -22,8 +22,8 @@ pub struct AdminCall {
     pub reply: AdminReplier,
 }
 
-/// Everything that an engine needs to know. [`EngineConfig::memory`] and [`EngineConfig::directory`]
-/// give the defaults.
+/// Everything that an engine needs to know. [`EngineConfig::memory`] and
+/// [`EngineConfig::directory`] give the defaults.
 pub struct EngineConfig {
     /// Where the log lives; `None` is memory only.
     pub data_dir: Option<PathBuf>,
@@ -110,8 +110,8 @@ pub trait ImageSource: Send + Sync {
     /// How many parts it has; they are read side by side.
     fn parts(&self) -> usize;
 
-    /// Hands out the ops of one part, in order; with `with_tail` also those of the records above the
-    /// part's watermark, which only a start needs whose logs do not continue the image.
+    /// Hands out the ops of one part, in order; with `with_tail` also those of the records above
+    /// the part's watermark, which only a start needs whose logs do not continue the image.
     ///
     /// # Errors
     /// A text that names the object and the reason, or the sink's own.

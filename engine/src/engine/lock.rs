@@ -67,6 +67,7 @@ impl DataLock {
     ///
     /// # Errors
     /// [`LockError::Held`] if another holder has it, else [`LockError::Io`].
+    #[expect(clippy::disallowed_methods, reason = "the lock is a file")]
     pub fn acquire(data_dir: &Path) -> Result<Self, LockError> {
         let path = data_dir.join(LOCK_FILE);
         let failed = |source| LockError::Io { path: path.clone(), source };
@@ -145,6 +146,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the lock is a file")]
     fn a_stale_pid_does_not_lock() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(LOCK_FILE), "99999999 and more text than a pid").unwrap();
@@ -174,7 +176,7 @@ mod tests {
     fn a_killed_holder_leaves_no_lock() {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "lock::tests::child_that_holds", "--ignored", "--nocapture"])
+            .args(["--exact", "engine::lock::tests::child_that_holds", "--ignored", "--nocapture"])
             .env(CHILD_VARIABLE, dir.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,8 +3,8 @@
 //! [`Engine::create_snapshot`](super::Engine::create_snapshot) has every shard freeze, learns their
 //! watermarks, and tells them where the snapshot ends: at the highest. Dropping the streams cancels
 //! the snapshot: every shard is told, and one that cannot be (its inbox is full) sees that nobody
-//! listens any more. Bytes that were handed over and not dropped yet count against one budget; when it
-//! is half full the walks pause, and they go on when the consumer lets go.
+//! listens any more. Bytes that were handed over and not dropped yet count against one budget; when
+//! it is half full the walks pause, and they go on when the consumer lets go.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

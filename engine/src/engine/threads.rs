@@ -155,7 +155,6 @@ fn run_shard(shard: ShardId, setup: ShellSetup, placement: Placement, alarm: &Al
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "here the executors of the shards are made")]
 fn execute(
     shard: ShardId,
     setup: ShellSetup,

@@ -1,9 +1,9 @@
 //! Finding expired keys in slices.
 //!
-//! Every slot has a lower bound of its expiries. A slice visits only slots whose bound is due, reads
-//! only the memory of entries that are flagged as expiring, and reports the expired ones; the caller
-//! deletes and logs them, for a deletion by expiry is a mutation like any other. A slot that was
-//! visited to its end gets its bound anew.
+//! Every slot has a lower bound of its expiries. A slice visits only slots whose bound is due,
+//! reads only the memory of entries that are flagged as expiring, and reports the expired ones; the
+//! caller deletes and logs them, for a deletion by expiry is a mutation like any other. A slot that
+//! was visited to its end gets its bound anew.
 
 use super::{EntryView, Keyspace};
 

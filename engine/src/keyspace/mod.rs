@@ -33,6 +33,8 @@ mod value;
 mod walk;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod walk_tests;
@@ -162,7 +164,8 @@ impl Keyspace {
         table.find(key.hash, key.db, key.key).map(|place| table.view(place))
     }
 
-    /// The slot and the hash of a key that may be looked up soon; `None` if it is not of this shard.
+    /// The slot and the hash of a key that may be looked up soon; `None` if it is not of this
+    /// shard.
     pub fn prepare(&self, db: DbIndex, key: &[u8]) -> Option<PreparedKey> {
         let key = self.key(db, key);
         self.owns(key.slot).then_some(PreparedKey { slot: key.slot, hash: key.hash })

@@ -7,9 +7,9 @@
 //!
 //! - **Stamps.** Every group carries the stamp of the last walk that serialized it, or under
 //!   which it was made; a group with the present walk's stamp is behind it. A subtable is *walked*
-//!   once the walk has passed it whole, and changes its shape only then: until then its chains grow.
-//!   One that gets half as full again as it should be is serialized whole at once instead, which
-//!   is bounded by what it held at the beginning.
+//!   once the walk has passed it whole, and changes its shape only then: until then its chains
+//!   grow. One that gets half as full again as it should be is serialized whole at once instead,
+//!   which is bounded by what it held at the beginning.
 //! - **Stamps wrap around.** A completed walk leaves every group with its stamp, so older stamps
 //!   exist only after walks that were abandoned. These are counted, and before their number could
 //!   bring an old stamp round again, all groups are stamped anew.

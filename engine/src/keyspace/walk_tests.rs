@@ -1,7 +1,7 @@
 //! The walk against a copy of the model: whatever changes meanwhile, the image is the beginning.
 
 use super::entry_layout::live_allocations;
-use super::model_tests::{Model, Random, audit, compare, contents, mutate};
+use super::model::{Model, Random, audit, compare, contents, mutate};
 use super::*;
 
 /// Applies encoded ops to an image; a second `Put` of one key is an error.

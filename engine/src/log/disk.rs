@@ -4,6 +4,7 @@
 //! Frames themselves are written by the shell, asynchronously, into a [`LogFile`] that
 //! [`FileDisk::open_for_frames`] opened. Every operation that changes a name is durable when it
 //! returns: it syncs the directory. Bytes written by [`LogDisk::write_at`] are durable too.
+#![expect(clippy::disallowed_methods, reason = "this is the module that owns the files")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -13,7 +13,8 @@
 //!
 //! And the way back, at a start:
 //!
-//! 5. [`reader`]: one log (over `segment_reader`, one file; errors in [`error`]), validated frame by frame; tells an unfinished commit from damage.
+//! 5. [`reader`]: one log (over `segment_reader`, one file; errors in [`error`]), validated
+//!    frame by frame; tells an unfinished commit from damage.
 //! 6. [`start`]: what earlier starts decided, one small file each.
 //! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
 //!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.

@@ -2,8 +2,8 @@
 //!
 //! Layout (little-endian): `body length u32 | lsn u64 | flags u8 | [transaction part] | ops`. The
 //! transaction part, present with flag TXN, is `coordinator (start u32, shard u16) | participant
-//! count u16 | participants (u32, u16 each)`. The length is a fixed u32, not a varint, because it is
-//! patched once the body is known. Checksums are the frame's business.
+//! count u16 | participants (u32, u16 each)`. The length is a fixed u32, not a varint, because it
+//! is patched once the body is known. Checksums are the frame's business.
 //!
 //! A record never has neither ops nor a transaction part nor the MARKER flag; a record of a
 //! transaction may have no ops, since being there is what it says.

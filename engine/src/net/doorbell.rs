@@ -15,9 +15,9 @@
 //! eventfd. Both may happen: that is one needless wake, never a missed one.
 //!
 //! The producer *clears* `parked` as it writes, so that of many producers one pays for the system
-//! call. Another that then reads `false` is safe: its fence is before the shard's *next* parking, at
-//! the latest, whose read of the queue therefore sees its push; and the shard is on its way to that
-//! read, because the eventfd is readable until it was drained, which is after the wait.
+//! call. Another that then reads `false` is safe: its fence is before the shard's *next* parking,
+//! at the latest, whose read of the queue therefore sees its push; and the shard is on its way to
+//! that read, because the eventfd is readable until it was drained, which is after the wait.
 //!
 //! The flag is about queues only. Completions of the ring reach the same eventfd by the kernel; see
 //! `Ring::prepare_to_wait` for that half of the protocol.
@@ -115,6 +115,7 @@ mod tests {
     use super::*;
 
     /// Blocks this thread until the eventfd is readable; false if it never is.
+    #[expect(clippy::disallowed_methods, reason = "a test that hangs should fail instead")]
     fn wait(doorbell: &Doorbell) -> bool {
         let started = Instant::now();
         while !doorbell.drain().unwrap() {

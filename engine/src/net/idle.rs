@@ -5,15 +5,17 @@
 //! poll that is registered with glommio outlives a wait that ended by time: it is not cancelled and
 //! registered anew, it only resolves in a later wait.
 //!
-//! **Why not `yield_if_needed`.** glommio-ng 0.12.0 puts the executor to sleep *with a runnable task*
-//! if its preemption timer fires between its polling for I/O and its first look at the task queues:
-//! `run_task_queues` says the same for "preempted before anything ran" as for "nothing to run".
-//! Nothing then wakes it. (Fixed after 0.12.0, in glommio/glommio pull request 53. Seen here: twice
-//! in 25 runs of this folder's tests on two busy CPUs with a timer of 1 ms.) So a shard's executor gets
-//! [`PREEMPT_TIMER`], which does not fire, and its task, instead of yielding, sometimes *waits* for an
-//! event that it has caused itself ([`Idle::give_turn_if_due`]): the executor then finds nothing to
-//! run, and polls its rings, timers and foreign wakes. Task queues with `Latency::Matters` of a short
-//! duration would bring the timer back: a shard has none.
+//! **Why not `yield_if_needed`.** glommio-ng 0.12.0 puts the executor to sleep *with a runnable
+//! task* if its preemption timer fires between its polling for I/O and its first look at the task
+//! queues: `run_task_queues` says the same for "preempted before anything ran" as for "nothing to
+//! run". Nothing then wakes it. (Fixed after 0.12.0, in glommio/glommio pull request 53. Seen here:
+//! twice in 25 runs of this folder's tests on two busy CPUs with a timer of 1 ms.) So a shard's
+//! executor gets [`PREEMPT_TIMER`], which does not fire, and its task, instead of yielding,
+//! sometimes
+//! *waits* for an event that it has caused itself ([`Idle::give_turn_if_due`]): the executor then
+//! finds nothing to run, and polls its rings, timers and foreign wakes. Task queues with
+//! `Latency::Matters` of a short duration would bring the timer back: a shard has none.
+#![expect(clippy::disallowed_methods, reason = "how long the executor waits is real time")]
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -52,8 +54,8 @@ impl Idle {
         Ok(Self { doorbell, registration: PollState::new(), turned: Instant::now() })
     }
 
-    /// Called by a busy shard after every turn of its own: lets the executor poll its timers and run
-    /// its other tasks, if [`EXECUTOR_TURN_EVERY`] has passed since it last could.
+    /// Called by a busy shard after every turn of its own: lets the executor poll its timers and
+    /// run its other tasks, if [`EXECUTOR_TURN_EVERY`] has passed since it last could.
     ///
     /// # Errors
     /// The executor is going down.

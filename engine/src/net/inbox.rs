@@ -1,9 +1,9 @@
 //! Messages to a shard from threads that are no shards: embedded clients and the control plane.
 //!
 //! A bounded queue of many producers. When it is full, `try_send` gives the message back, `send`
-//! blocks its thread and `send_async` its task; the shard itself never waits. Every push is followed
-//! by the shard's doorbell, so the shard finds it although it never awaits the queue (a foreign
-//! future that is re-created in a loop is what DESIGN §5 forbids).
+//! blocks its thread and `send_async` its task; the shard itself never waits. Every push is
+//! followed by the shard's doorbell, so the shard finds it although it never awaits the queue (a
+//! foreign future that is re-created in a loop is what DESIGN §5 forbids).
 //!
 //! A shard that goes drops what waits for it, and whoever delivers too late drops it himself: the
 //! reply channels in those messages end, so that nobody waits for an answer that never comes. (The

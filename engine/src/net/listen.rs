@@ -10,7 +10,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that may wait to be accepted, per listener. The kernel caps it at net.core.somaxconn.
+/// Connections that may wait to be accepted, per listener. The kernel caps it at
+/// net.core.somaxconn.
 pub const BACKLOG: u32 = 4096;
 
 /// How often a group on port 0 is tried, should another process take the chosen port between the

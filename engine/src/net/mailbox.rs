@@ -6,7 +6,8 @@
 //! shard rings once for every destination that got something ([`MeshEnd::ring_peers`]).
 //!
 //! A full queue gives the batch back. The shard must not wait for room (its peer may be waiting for
-//! *it*): the core reserves room when it accepts a request (DESIGN §5), and keeps what does not fit.
+//! *it*): the core reserves room when it accepts a request (DESIGN §5), and keeps what does not
+//! fit.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 

@@ -110,11 +110,6 @@ impl Connections {
         })
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
     /// Notes that a connection has to be looked at when the turn ends.
     pub fn mark_dirty(&mut self, id: ConnId) {
         if let Some(connection) = self.get_mut(id)

@@ -367,7 +367,7 @@ impl ShardCore {
     /// The next LSN of a change. Freezes first if a cut lies below it.
     pub(super) fn next_lsn(&mut self) -> Lsn {
         self.advance_past(self.clock.peek());
-        self.clock.next()
+        self.clock.next_lsn()
     }
 
     /// Moves the clock past another shard's. Freezes first if a cut lies below it.

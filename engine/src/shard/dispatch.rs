@@ -277,9 +277,9 @@ fn is_multi_control(id: CommandId) -> bool {
     matches!(id, C::Multi | C::Exec | C::Discard | C::Quit | C::Reset | C::Watch)
 }
 
-/// Every cluster client scans node by node: on a shard's own port SCAN goes through the keys of that
-/// shard, so that none comes up once for each shard. DBSIZE and KEYS are sent to one node by some
-/// clients and to all by others; they concern the whole database on every port.
+/// Every cluster client scans node by node: on a shard's own port SCAN goes through the keys of
+/// that shard, so that none comes up once for each shard. DBSIZE and KEYS are sent to one node by
+/// some clients and to all by others; they concern the whole database on every port.
 fn is_per_node(id: CommandId) -> bool {
     id == CommandId::Scan
 }

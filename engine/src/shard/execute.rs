@@ -15,7 +15,7 @@ use crate::net::ConnId;
 use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::DbKey;
-use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult};
+use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult, WatchedKey};
 use super::parked::Job;
 
 impl ShardCore {
@@ -191,6 +191,11 @@ impl ShardCore {
         self.changes.reset(self.must_encode());
         let mut results = Vec::with_capacity(tasks.len());
         let mut gate = Position(0);
+        if watch_failed {
+            // That a watched key has changed reveals the change: a crash must not take it back.
+            let keys: Vec<DbKey> = watched.into_iter().map(|watched| watched.key).collect();
+            gate = self.gate_of_keys(&keys);
+        }
         let mut touched: Vec<DbKey> = Vec::new();
         let mut touched_all = false;
         for task in if watch_failed { Vec::new() } else { tasks } {
@@ -279,6 +284,13 @@ impl ShardCore {
     }
 
     fn here_is_blocked(&self, request: &ExecuteHere) -> bool {
+        // A watched key that a transaction is about to change: whether it has changed is not known.
+        let is_held = |watched: &WatchedKey| {
+            self.intents.blocks(watched.key.db, &watched.key.key, false)
+        };
+        if request.watched.iter().any(is_held) {
+            return true;
+        }
         request.tasks.iter().any(|task| match task {
             Task::Call(call) => self.meets_intent(call.spec, call.db, call.args.as_args()),
             Task::Watch(keys) => {

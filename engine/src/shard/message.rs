@@ -18,8 +18,8 @@ use super::intent::{Claim, DbKey, Ticket};
 /// One message between two shards.
 #[derive(Debug)]
 pub enum Mail {
-    /// Begins what a shard sends in one turn: its clock, at or above every LSN that the rest depends
-    /// on. The receiver moves past it.
+    /// Begins what a shard sends in one turn: its clock, at or above every LSN that the rest
+    /// depends on. The receiver moves past it.
     Clock(Lsn),
     /// The shard of a connection, to the owner of the command's keys. Answered with [`Mail::Reply`]
     /// once what it reveals is durable.

@@ -10,12 +10,12 @@
 //! | bytes of a connection become commands | [`connection`], [`input`] |
 //! | a command goes to the shard that owns its keys | [`dispatch`], [`plan`], [`message`] |
 //! | ... where it is applied and recorded | [`execute`], [`journal`] |
-//! | ... or prepared on several shards, then applied | [`coordinate`], [`participate`], [`intent`] |
+//! | ... or prepared on several, then applied | [`coordinate`], [`participate`], [`intent`] |
 //! | ... and its reply waits until the log is durable | [`gate`] |
 //!
-//! Beside it: [`session`] (commands about the connection and the server), [`watch`], [`parked`], [`expire`],
-//! [`cut`] (one shard's part of a snapshot), [`load`] (filling a shard at the start), and
-//! [`shared`], all that shards have in common.
+//! Beside it: [`session`] (commands about the connection and the server), [`watch`], [`parked`],
+//! [`expire`], [`cut`] (one shard's part of a snapshot), [`load`] (filling a shard at the start),
+//! and [`shared`], all that shards have in common.
 
 pub mod connection;
 mod connections;

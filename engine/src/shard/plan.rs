@@ -244,7 +244,13 @@ impl Step {
     fn keys(&self) -> Vec<(DbKey, Mode)> {
         let Call { spec, db, args } = &self.call;
         match &self.shape {
-            Shape::Answered | Shape::Watch(_) => return Vec::new(),
+            Shape::Answered => return Vec::new(),
+            // Or a WATCH could begin before a transaction on the key that was answered already
+            // takes effect here: its EXEC would fail for a change that came before it.
+            Shape::Watch(keys) => {
+                let keys = keys.iter().flat_map(|(_, keys)| keys.iter().cloned());
+                return keys.map(|key| (key, Mode::Shared)).collect();
+            }
             Shape::Transfer(Transfer { from, to, copy, .. }) => {
                 let mode = if *copy { Mode::Shared } else { Mode::Exclusive };
                 return vec![(from.1.clone(), mode), (to.1.clone(), Mode::Exclusive)];

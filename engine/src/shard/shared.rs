@@ -261,7 +261,8 @@ impl Shared {
     pub fn out_of_space_error(&self) -> String {
         let dir = self.identity.data_dir.as_deref().unwrap_or("the data directory");
         format!(
-            "MISCONF The log has no room left under {dir}: free some space, writes then resume by themselves"
+            "MISCONF The log has no room left under {dir}: free some space, writes then resume by \
+             themselves"
         )
     }
 }

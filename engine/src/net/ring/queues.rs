@@ -2,8 +2,8 @@
 //!
 //! Contract of the pushing methods, kept by `Ring`: bytes that an entry points to stay where they
 //! are and unchanged, and a descriptor that it names stays open, until its completion without
-//! [`Completion::more`] was reaped. `Ring` therefore owns the buffers and sockets itself, takes them
-//! out of its tables only on that completion, and waits for all of them when it is dropped.
+//! [`Completion::more`] was reaped. `Ring` therefore owns the buffers and sockets itself, takes
+//! them out of its tables only on that completion, and waits for all of them when it is dropped.
 //!
 //! An entry that finds no room waits in a backlog of our own, so pushing never fails.
 #![expect(unsafe_code, reason = "io_uring reads memory and adopts descriptors on our word")]

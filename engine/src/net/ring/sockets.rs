@@ -1,8 +1,8 @@
 //! The ring's sockets: listeners, and connections from their accept to their close.
 //!
 //! A connection closes in three steps: the caller (or an error) marks it, its receive is cancelled,
-//! and when neither a receive nor a send can complete any more, its socket is closed and `Closed` is
-//! reported. A graceful close lets the send in flight go out first; `abort` cancels it.
+//! and when neither a receive nor a send can complete any more, its socket is closed and `Closed`
+//! is reported. A graceful close lets the send in flight go out first; `abort` cancels it.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -107,8 +107,8 @@ impl<B: StableBuffer> Ring<B> {
     }
 
     /// Closes a connection when its send in flight, if any, is out. Nothing that it receives is
-    /// reported from now on. Ends in [`Event::Closed`]. A peer that does not read can hold it up for
-    /// ever: [`abort`](Self::abort) it after a while.
+    /// reported from now on. Ends in [`Event::Closed`]. A peer that does not read can hold it up
+    /// for ever: [`abort`](Self::abort) it after a while.
     pub fn close(&mut self, conn: ConnId) {
         self.begin_close(conn, CloseReason::Requested);
     }

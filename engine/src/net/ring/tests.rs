@@ -1,5 +1,6 @@
 //! An echo server on the ring inside a real glommio executor, with loopback sockets; log writes;
 //! parking.
+#![expect(clippy::disallowed_methods, reason = "a real ring, with real time and real files")]
 
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
@@ -768,7 +769,8 @@ fn measure_echo() {
         let (cpu, turns) = server.ask(move |echo| (thread_cpu() - cpu, echo.turns - turns));
         let operations = (CLIENTS * ROUNDS * pipeline) as f64;
         println!(
-            "pipeline {pipeline}: {:.2} us CPU per operation, {:.0} operations/s, {:.1} operations per turn",
+            "pipeline {pipeline}: {:.2} us CPU per operation, {:.0} operations/s, {:.1} operations \
+             per turn",
             cpu.as_secs_f64() * 1e6 / operations,
             operations / elapsed.as_secs_f64(),
             operations / turns as f64,
