@@ -98,8 +98,13 @@ impl Catalog {
         database: DatabaseId,
     ) -> Result<Self, SnapshotError> {
         let listing = Listing::of(store).await?;
-        let mut entries: Vec<Entry> = stream::iter(&listing.folders)
+        // Futures, not a closure that makes them: with one, this future would not be `Send`.
+        let reads: Vec<_> = listing
+            .folders
+            .iter()
             .map(|(name, folder)| folder_entry(store, database, *name, folder, &listing))
+            .collect();
+        let mut entries: Vec<Entry> = stream::iter(reads)
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
