@@ -61,7 +61,6 @@ fn a_seed_repeats_itself() {
 }
 
 /// Breaks the database, and expects a seed to fail because of it.
-#[expect(clippy::print_stdout, reason = "says how many seeds a mutation needs")]
 fn expect_caught(mutation: Mutation) {
     let caught = (0..MUTATED_SEEDS).find_map(|seed| run(seed, mutation).err());
     let Failure { seed, what } = caught.unwrap_or_else(|| panic!("nobody notices {mutation:?}"));
