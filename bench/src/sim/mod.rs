@@ -12,7 +12,7 @@
 //! | [`mod@run`] | one seed: start, serve, crash, again; the checks in between |
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
-//! | [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
+//! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
 //! | [`client`], [`workload`] | who asks, and for what |
 //! | [`model`], [`search`] | what answers are right |
 //! | [`mutation`] | what is broken on purpose, to see that it is noticed |
@@ -29,6 +29,7 @@
 
 pub mod boot;
 pub mod client;
+mod coordinator;
 pub mod image;
 pub mod model;
 pub mod mutation;

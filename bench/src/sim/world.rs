@@ -8,20 +8,19 @@ use std::hash::{DefaultHasher, Hash};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use cutwater_engine::log::segment::{prepare_segment, retire_segment, segment_name};
+use cutwater_engine::log::segment::{prepare_segment, segment_name};
 use cutwater_engine::log::{LogEffect, SegmentHeader, SegmentIdentity, SegmentIndex, SimDisk};
 use cutwater_engine::resp::ArgsBuf;
 use cutwater_engine::shard::connection::Endpoints;
 use cutwater_engine::shard::core::ShardCore;
-use cutwater_engine::shard::cut::CutRequest;
 use cutwater_engine::slot::SlotMap;
-use cutwater_engine::types::{Fsync, LogId, Lsn, ShardId, SnapshotId, StartId};
+use cutwater_engine::types::{Fsync, LogId, ShardId, StartId};
 
 use super::boot::IDENTITY;
 use super::client::Client;
 use super::model::Request;
 use super::mutation::Mutation;
-use super::node::{Control, Io, Node};
+use super::node::{Io, Node};
 use super::rng::Rng;
 use super::search::Event;
 use super::snapshot::{Complete, Shot};
@@ -247,7 +246,7 @@ impl World {
     }
 
     /// A turn of a shard, and all that it asks for is begun.
-    fn turn(&mut self, node: usize, input: impl FnOnce(&mut ShardCore, &mut Rng)) {
+    pub(super) fn turn(&mut self, node: usize, input: impl FnOnce(&mut ShardCore, &mut Rng)) {
         let now = self.now_micros;
         let shard = &mut self.nodes[node];
         shard.core.begin_turn(now);
@@ -455,96 +454,5 @@ impl World {
         }
         let taken = client.take(&bytes, now, &mut self.history);
         taken.map_err(|bad| format!("client {at}: {}", bad.0))
-    }
-
-    // ---- snapshots ----
-
-    fn begin_snapshot(&mut self) {
-        let busy = |node: &Node| node.core.waits_for_consumer() || !node.control.is_empty();
-        if self.shot.is_some() || self.nodes.iter().any(busy) {
-            return;
-        }
-        self.snapshots += 1;
-        let id = SnapshotId(self.snapshots);
-        let limit_bytes = *self.rng.pick(&[200, 2_000, 1 << 20]);
-        let stuck = self.rng.chance(20);
-        let shot = Shot::new(id, self.nodes.len(), limit_bytes, stuck);
-        let ahead = *self.rng.pick(&[0, 0, 50, 2_000]);
-        let cut = Lsn::from_micros(self.now_micros + ahead);
-        let budget = std::sync::Arc::clone(&shot.budget);
-        let stall_limit_ms = self.rng.between(1, 500);
-        for node in &mut self.nodes {
-            let budget = std::sync::Arc::clone(&budget);
-            let request = CutRequest { id, cut, budget, stall_limit_ms };
-            node.control.push_back(Control::Begin(request));
-        }
-        self.shot = Some(shot);
-    }
-
-    fn control(&mut self, node: usize) -> Result<(), String> {
-        match self.nodes[node].control.pop_front() {
-            Some(Control::Begin(request)) => self.turn(node, |core, _| core.begin_cut(request)),
-            Some(Control::End(id, end)) => self.turn(node, |core, _| core.end_cut(id, end)),
-            Some(Control::Cancel(id)) => self.turn(node, |core, _| core.cancel_cut(id)),
-            Some(Control::Release(before)) => {
-                let writer = self.nodes[node].core.journal().writer();
-                let released = writer.map(|writer| writer.release(before)).unwrap_or_default();
-                let log = LogId { start: self.start, shard: ShardId(node as u16) };
-                for index in released {
-                    self.whole_log = false;
-                    let spare = retire_segment(&self.disk, &self.dir, log, index);
-                    self.spares.push(spare.map_err(|error| format!("cannot retire: {error}"))?);
-                }
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn snapshot_events(&mut self) -> Result<(), String> {
-        for node in 0..self.nodes.len() {
-            for event in std::mem::take(&mut self.nodes[node].core.effects.snapshot) {
-                let Some(shot) = &mut self.shot else { continue };
-                let id = shot.id;
-                if let Some(end) = shot.event(node, event)? {
-                    let each = self.nodes.iter_mut();
-                    each.for_each(|node| node.control.push_back(Control::End(id, end)));
-                }
-            }
-        }
-        let Some(shot) = self.shot.take_if(|shot| shot.given_up || shot.is_done()) else {
-            return Ok(());
-        };
-        if shot.given_up {
-            let each = self.nodes.iter_mut();
-            each.for_each(|node| node.control.push_back(Control::Cancel(shot.id)));
-            return Ok(());
-        }
-        self.completed += 1;
-        self.complete.push(shot.complete(self.start)?);
-        if self.recycles && self.complete.len() > 2 {
-            self.complete.remove(0);
-        }
-        if self.recycles && self.complete.len() == 2 {
-            self.recycle()?;
-        }
-        Ok(())
-    }
-
-    /// Gives up what the older of two snapshots covers.
-    fn recycle(&mut self) -> Result<(), String> {
-        let older = &self.complete[0].coverage;
-        let names = cutwater_engine::log::obsolete_files(&self.disk, &self.dir, older, self.start);
-        for name in names.map_err(|error| error.to_string())? {
-            self.whole_log = false;
-            cutwater_engine::log::LogDisk::remove(&self.disk, &self.dir.join(name))
-                .map_err(|error| error.to_string())?;
-        }
-        if older.start == self.start {
-            for (node, part) in self.nodes.iter_mut().zip(&older.parts) {
-                node.control.push_back(Control::Release(part.position));
-            }
-        }
-        Ok(())
     }
 }
