@@ -33,6 +33,8 @@ const TURN_MICROS: u64 = 7;
 const MAX_TURNS: usize = 100_000;
 /// The port of shard 0; the others follow.
 pub const FIRST_PORT: u16 = 7_000;
+/// The port on which any shard takes connections.
+const COMMON_PORT: u16 = 6379;
 
 /// A client of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +81,7 @@ impl TestCluster {
         let shared = Arc::new(Shared::new(slots, identity(), settings()));
         let port = |shard| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), FIRST_PORT + shard);
         let ports = Ports {
-            common: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 6379)),
+            common: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), COMMON_PORT)),
             shards: (0..shards).map(port).collect(),
         };
         shared.ports.set(ports).expect("set once");
@@ -109,10 +111,19 @@ impl TestCluster {
 
     /// A new client of a shard, on that shard's own port.
     pub fn connect(&mut self, shard: u16) -> TestConn {
+        self.connect_to(shard, FIRST_PORT + shard)
+    }
+
+    /// A new client of a shard, on the common port.
+    pub fn connect_to_common_port(&mut self, shard: u16) -> TestConn {
+        self.connect_to(shard, COMMON_PORT)
+    }
+
+    fn connect_to(&mut self, shard: u16, port: u16) -> TestConn {
         self.accepted += 1;
         let id = ConnId(u64::from(self.accepted) << INDEX_BITS | u64::from(self.accepted));
         let conn = TestConn { shard: ShardId(shard), id };
-        let local = SocketAddr::from(([127, 0, 0, 1], FIRST_PORT + shard));
+        let local = SocketAddr::from(([127, 0, 0, 1], port));
         let peer = SocketAddr::from(([127, 0, 0, 1], 50_000 + self.accepted as u16));
         self.core(conn.shard).accept(id, Endpoints { peer, local });
         conn

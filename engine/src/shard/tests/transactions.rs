@@ -6,7 +6,8 @@ use super::*;
 fn on_clusters(test: impl Fn(&mut TestCluster, TestConn, TestConn)) {
     for shards in 1..=3 {
         let mut cluster = TestCluster::new(shards);
-        let (first, last) = (cluster.connect(0), cluster.connect(shards - 1));
+        let first = cluster.connect_to_common_port(0);
+        let last = cluster.connect_to_common_port(shards - 1);
         test(&mut cluster, first, last);
     }
 }
@@ -100,17 +101,8 @@ fn scan_finds_all_keys_of_all_shards() {
         for key in &expected {
             cluster.call(first, &["SET", key, "x"]);
         }
-        let (mut cursor, mut found) = ("0".to_owned(), BTreeSet::new());
-        loop {
-            let reply = cluster.call(first, &["SCAN", &cursor, "COUNT", "50"]).into_array();
-            let [next, keys] = <[Value; 2]>::try_from(reply.unwrap()).unwrap();
-            found.extend(sorted(keys));
-            cursor = next.as_str().unwrap().to_owned();
-            if cursor == "0" {
-                break;
-            }
-        }
-        assert_eq!(found, expected);
+        let found = scan_all(cluster, first);
+        assert_eq!(BTreeSet::from_iter(found), expected);
         assert_eq!(cluster.call(first, &["DBSIZE"]), Value::Integer(500));
         assert_eq!(sorted(cluster.call(first, &["KEYS", "key:1?"])).len(), 10);
         let random = cluster.call(first, &["RANDOMKEY"]);
@@ -119,6 +111,39 @@ fn scan_finds_all_keys_of_all_shards() {
         assert_eq!(cluster.call(first, &["RANDOMKEY"]), Value::Null);
         assert_eq!(cluster.call(first, &["DBSIZE"]), Value::Integer(0));
     });
+}
+
+/// The keys that SCAN finds, from 0 to 0.
+fn scan_all(cluster: &mut TestCluster, conn: TestConn) -> Vec<String> {
+    let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+    loop {
+        let reply = cluster.call(conn, &["SCAN", &cursor, "COUNT", "50"]).into_array();
+        let [next, keys] = <[Value; 2]>::try_from(reply.unwrap()).unwrap();
+        found.extend(sorted(keys));
+        cursor = next.as_str().unwrap().to_owned();
+        if cursor == "0" {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn scans_of_the_shards_own_ports_find_every_key_once() {
+    let mut cluster = TestCluster::new(3);
+    let conn = cluster.connect(0);
+    let expected: BTreeSet<String> = (0..500).map(|n| format!("key:{n}")).collect();
+    for key in &expected {
+        cluster.call(conn, &["SET", key, "x"]);
+    }
+    let mut found = Vec::new();
+    for shard in 0..3 {
+        let own = cluster.connect(shard);
+        let keys = scan_all(&mut cluster, own);
+        assert!(keys.len() < expected.len(), "the keys of one shard");
+        found.extend(keys);
+    }
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(BTreeSet::from_iter(found), expected);
 }
 
 #[test]
