@@ -20,6 +20,8 @@ use super::message::{Call, WatchedKey};
 pub const MAX_UNSENT_BYTES: usize = 32 << 20;
 /// Commands of one connection that may wait for other shards before no more are read.
 pub const MAX_AWAITED_REPLIES: usize = 1_024;
+/// The guess at the size of a reply from another shard before the first has come.
+const FIRST_AWAITED_BYTES: usize = 1 << 20;
 /// A reply buffer above this is not kept for reuse.
 const KEPT_BUFFER_BYTES: usize = 64 << 10;
 
@@ -99,6 +101,8 @@ pub struct Connection {
     pub dropped: bool,
     /// The network no longer reads from it.
     pub paused: bool,
+    /// Its next command waits for the log.
+    pub starved: bool,
     /// On the list of those to flush at the end of this turn.
     pub dirty: bool,
     /// Replies.
@@ -134,6 +138,7 @@ impl Connection {
             ended: false,
             dropped: false,
             paused: false,
+            starved: false,
             dirty: false,
             replies: Replies::default(),
         }
@@ -177,12 +182,12 @@ impl Connection {
             || self.closing
             || self.replies.awaited() >= MAX_AWAITED_REPLIES
             // The replies of a batch leave when all are there.
-            || (!self.is_virtual() && self.replies.unsent_bytes() >= MAX_UNSENT_BYTES)
+            || (!self.is_virtual() && self.replies.expected_bytes() >= MAX_UNSENT_BYTES)
     }
 }
 
 /// The replies of a connection, from the first that was not sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replies {
     /// Complete and in order, made in this turn.
     ready: Vec<u8>,
@@ -198,10 +203,30 @@ pub struct Replies {
     /// The number of the first of `slots`.
     first_slot: u64,
     slot_bytes: usize,
+    /// How large a reply that is awaited may be, by those that came before it.
+    awaited_bytes: usize,
     /// A send is under way.
     sending: bool,
     /// An empty buffer with memory.
     spare: Vec<u8>,
+}
+
+impl Default for Replies {
+    fn default() -> Self {
+        Self {
+            ready: Vec::new(),
+            ready_gate: Position(0),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            sendable: Vec::new(),
+            slots: VecDeque::new(),
+            first_slot: 0,
+            slot_bytes: 0,
+            awaited_bytes: FIRST_AWAITED_BYTES,
+            sending: false,
+            spare: Vec::new(),
+        }
+    }
 }
 
 impl Replies {
@@ -231,6 +256,7 @@ impl Replies {
         let place = self.slots.get_mut(index as usize).expect("a slot was reserved");
         assert!(place.is_none(), "a slot is filled once");
         self.slot_bytes += reply.len();
+        self.awaited_bytes = reply.len().max(self.awaited_bytes / 2);
         *place = Some((gate, reply));
         while let Some(Some(_)) = self.slots.front() {
             let (gate, reply) = self.slots.pop_front().flatten().expect("the front was looked at");
@@ -258,6 +284,12 @@ impl Replies {
     /// Reply bytes that the client has not taken yet.
     pub fn unsent_bytes(&self) -> usize {
         self.ready.len() + self.held_bytes + self.sendable.len() + self.slot_bytes
+    }
+
+    /// The same, with a guess for those that are awaited. They come from other shards, which do
+    /// not know how slowly this client reads.
+    pub fn expected_bytes(&self) -> usize {
+        self.unsent_bytes() + self.slots.len().saturating_mul(self.awaited_bytes)
     }
 
     /// Whether everything was handed to the network and taken.

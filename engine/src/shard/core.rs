@@ -323,10 +323,18 @@ impl ShardCore {
                 Held::Mail(to, mail) => self.post(to, mail),
             }
         }
-        if !self.starved.is_empty() && !self.journal.is_full() {
-            for conn in std::mem::take(&mut self.starved) {
-                self.mark_dirty(conn);
+    }
+
+    /// Commands that waited for the log go on, once it takes more or is known to have no room.
+    fn feed_starved(&mut self) {
+        if self.starved.is_empty() || self.journal.is_full() || self.journal.awaits_segment() {
+            return;
+        }
+        for conn in std::mem::take(&mut self.starved) {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.starved = false;
             }
+            self.mark_dirty(conn);
         }
     }
 
@@ -339,8 +347,10 @@ impl ShardCore {
             self.expire();
             self.cut_slice();
         }
+        self.feed_starved();
         self.flush_connections();
         self.publish_stats();
+        self.shared.set_out_of_space(self.id, self.journal.is_out_of_space());
     }
 
     /// Moves the mail for a shard to the end of `batch`, behind this shard's clock.
@@ -464,7 +474,9 @@ impl ShardCore {
         {
             self.effects.sends.push((conn, bytes));
         }
-        let full = connection.must_wait() || connection.has_unread() && self.journal.is_full();
+        let full = connection.must_wait()
+            || connection.starved
+            || connection.has_unread() && self.journal.is_full();
         if full != connection.paused && !connection.is_virtual() {
             connection.paused = full;
             let list = if full { &mut self.effects.pauses } else { &mut self.effects.resumes };

@@ -26,7 +26,7 @@ impl ShardCore {
     pub(super) fn run_queue(&mut self, connection: &mut Connection) {
         while !connection.must_wait() && !self.stopping {
             if self.journal.is_full() {
-                return self.starved.push(connection.id);
+                return self.starve(connection);
             }
             let Some(args) = connection.queue.pop_front() else { return };
             if !self.command(connection, args.as_args()) {
@@ -59,6 +59,10 @@ impl ShardCore {
         if connection.session.multi.is_some() && !is_multi_control(spec.id) {
             queue(connection, spec, args);
             return true;
+        }
+        if self.journal.awaits_segment() && writes(connection, spec) {
+            self.starve(connection);
+            return false;
         }
         self.shared.stats(self.id).command();
         if spec.id == CommandId::Watch {
@@ -124,10 +128,19 @@ impl ShardCore {
         if self.loading && !spec.flags.contains(CommandFlags::LOADING) {
             return Some(self.shared.loading_error().into());
         }
-        if spec.flags.contains(CommandFlags::WRITE) && self.journal.is_out_of_space() {
+        // Of any shard: they share a disk, and a command may end up on another than this.
+        if writes(connection, spec) && self.shared.is_out_of_space() {
             return Some(self.shared.out_of_space_error().into());
         }
         None
+    }
+
+    /// The connection goes on when the log does.
+    pub(super) fn starve(&mut self, connection: &mut Connection) {
+        if !connection.starved {
+            connection.starved = true;
+            self.starved.push(connection.id);
+        }
     }
 
     /// Answers an error; inside MULTI it also breaks the transaction, and ends it if it is EXEC
@@ -300,6 +313,15 @@ fn is_admin(id: CommandId) -> bool {
             | C::LastSave
             | C::Shutdown
     )
+}
+
+/// Whether a command may add to the log.
+fn writes(connection: &Connection, spec: &CommandSpec) -> bool {
+    let is_write = |spec: &CommandSpec| spec.flags.contains(CommandFlags::WRITE);
+    match &connection.session.multi {
+        Some(queued) if is_exec(spec) => queued.calls.iter().any(|call| is_write(call.spec)),
+        _ => is_write(spec),
+    }
 }
 
 fn is_exec(spec: &CommandSpec) -> bool {

@@ -80,7 +80,7 @@ impl ShardCore {
         while !connection.must_wait() && consumed < input.len() {
             if self.journal.is_full() {
                 // Memory is bounded: the rest waits until the disk has taken something.
-                self.starved.push(connection.id);
+                self.starve(connection);
                 break;
             }
             let (end, behind) = window.fill(connection, input, consumed);

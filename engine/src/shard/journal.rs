@@ -99,6 +99,12 @@ impl Journal {
         self.out_of_space
     }
 
+    /// Whether it will soon be known if there is room for more: a write that is executed now might
+    /// get no reply for as long as there is none, where refusing it is what helps.
+    pub fn awaits_segment(&self) -> bool {
+        !self.out_of_space && self.writer.as_ref().is_some_and(LogWriter::is_short_of_room)
+    }
+
     /// The disk had no room for the next segment, or has it again.
     pub fn set_out_of_space(&mut self, out_of_space: bool) {
         self.out_of_space = out_of_space;

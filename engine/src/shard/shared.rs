@@ -23,6 +23,8 @@ pub struct Shared {
     next_client_id: AtomicU64,
     loading_texts: LoadingTexts,
     persistence_info: RwLock<String>,
+    /// How many shards have no room for their logs.
+    out_of_space: AtomicU64,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
     /// A shard has failed: the others end at once.
@@ -108,6 +110,8 @@ pub struct ShardStats {
     pub transactions: AtomicU64,
     /// The highest LSN given or seen.
     pub lsn: AtomicU64,
+    /// There is no room for its log.
+    pub out_of_space: AtomicBool,
     /// The shard is stopping and has answered everybody.
     pub drained: AtomicBool,
 }
@@ -168,6 +172,7 @@ impl Shared {
             next_client_id: AtomicU64::new(1),
             loading_texts: LoadingTexts::default(),
             persistence_info: RwLock::default(),
+            out_of_space: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -204,6 +209,21 @@ impl Shared {
     pub fn all_drained(&self, shard: ShardId, drained: bool) -> bool {
         self.stats(shard).drained.store(drained, Ordering::Release);
         drained && self.stats.iter().all(|stats| stats.drained.load(Ordering::Acquire))
+    }
+
+    /// Notes whether there is room for a shard's log.
+    pub fn set_out_of_space(&self, shard: ShardId, out_of_space: bool) {
+        let known = &self.stats(shard).out_of_space;
+        if known.load(Ordering::Relaxed) != out_of_space {
+            known.store(out_of_space, Ordering::Relaxed);
+            let change = if out_of_space { 1 } else { u64::MAX };
+            self.out_of_space.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any shard's log has no room.
+    pub fn is_out_of_space(&self) -> bool {
+        self.out_of_space.load(Ordering::Relaxed) > 0
     }
 
     /// A number for CLIENT ID.
