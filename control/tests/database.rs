@@ -1,6 +1,8 @@
 //! A database over any object store, in one process: snapshots taken, listed, verified, deleted and
 //! restored; restarts; and what happens when it is dropped instead of closed.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
 //! A program that embeds a database: its own runtimes, its own threads, and the examples, which
 //! are compiled into this test and run.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use cutwater_control::{Database, DatabaseConfig};

@@ -76,7 +76,8 @@ fn a_damaged_newest_checkpoint_leaves_the_older_and_both_damaged_are_an_error() 
     let newest = snapshot_folder(&data, newest);
     let name = newest.file_name().unwrap().to_string_lossy();
     let expected = format!(
-        "error: the image {name} cannot be loaded: snapshots/{name}/core-0.snap, offset 0: CRC32C is "
+        "error: the image {name} cannot be loaded: snapshots/{name}/core-0.snap, offset 0: \
+         CRC32C is "
     );
     assert!(error.contains(&expected), "{error}");
     assert!(error.contains("`cutwater restore`"), "{error}");

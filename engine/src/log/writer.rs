@@ -199,8 +199,8 @@ impl LogWriter {
         self.durability.durable()
     }
 
-    /// Whether what waits comes close to the end of the current segment while the next is not ready:
-    /// more might have to wait for it without a bound, if there is no room for one.
+    /// Whether what waits comes close to the end of the current segment while the next is not
+    /// ready: more might have to wait for it without a bound, if there is no room for one.
     pub fn is_short_of_room(&self) -> bool {
         let reserve_bytes = self.config.segment_bytes / 8;
         let end_bytes = self.offset_bytes + self.pending_bytes() as u64;
