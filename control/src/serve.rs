@@ -33,7 +33,9 @@ impl ServeError {
         match self {
             Self::DataDir(error) => error.remedy(),
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
-            Self::Database(DatabaseError::Store(_)) => "Look at the folder store/ of the data directory and at its disk.",
+            Self::Database(DatabaseError::Store(_)) => {
+                "Look at the folder store/ of the data directory and at its disk."
+            }
             Self::Database(DatabaseError::Failed(_)) => {
                 "Nothing that was acknowledged is lost: mend what is named, and start again."
             }

@@ -53,7 +53,10 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
         taken.push(database.snapshot().await.unwrap().id());
     }
     fill(&client, "after");
-    assert_eq!(ids(&database.list().await.unwrap()), taken.iter().map(|id| id.0).collect::<Vec<_>>());
+    assert_eq!(
+        ids(&database.list().await.unwrap()),
+        taken.iter().map(|id| id.0).collect::<Vec<_>>()
+    );
     for id in &taken {
         let report = database.verify(*id).await.unwrap();
         assert!(report.entries > 0);
@@ -168,7 +171,8 @@ async fn dropped_at_work_and_opened_again_at_once() {
     for _ in 0..4 {
         let database = Arc::new(Database::open(directory(dir.path())).await.unwrap());
         let client = database.client();
-        let found = client.get("n").unwrap().map_or(0, |n| String::from_utf8(n).unwrap().parse().unwrap());
+        let found =
+            client.get("n").unwrap().map_or(0, |n| String::from_utf8(n).unwrap().parse().unwrap());
         assert!(found >= acknowledged, "{found} of {acknowledged}");
         fill(&client, "some");
         let caller = tokio::task::spawn_blocking(move || {

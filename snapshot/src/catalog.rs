@@ -104,10 +104,8 @@ impl Catalog {
             .iter()
             .map(|(name, folder)| folder_entry(store, database, *name, folder, &listing))
             .collect();
-        let mut entries: Vec<Entry> = stream::iter(reads)
-            .buffered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
+        let mut entries: Vec<Entry> =
+            stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         let without_folder = listing.claims.difference(&listing.ids()).copied().collect::<Vec<_>>();
         let open: Vec<Option<Entry>> = stream::iter(without_folder)
             .map(|id| claim_entry(store, database, id))

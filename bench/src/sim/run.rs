@@ -355,7 +355,8 @@ impl Run {
         }
         for event in &self.world.history {
             let commands = self.world.workload.encode(&event.request);
-            let words = commands.iter().flatten().map(|word| abridged(&word.escape_ascii().to_string()));
+            let words =
+                commands.iter().flatten().map(|word| abridged(&word.escape_ascii().to_string()));
             let request = words.collect::<Vec<_>>().join(" ");
             let reply = event.replied.as_ref().map(|(at, _, reply)| {
                 let reply = reply.to_string();

@@ -362,7 +362,10 @@ impl Shell {
         let replies_left = self.core.has_unsent_replies() || !self.clients.is_empty();
         let patient = self.time.now_micros() < self.stop_by_micros;
         let journal = self.core.journal();
-        let durable = journal.durable() >= journal.tail();
+        // A full disk must not keep the engine from stopping: what it has no room for was not
+        // acknowledged under `always`, and may be lost under the other modes.
+        let durable =
+            journal.durable() >= journal.tail() || (journal.is_out_of_space() && !patient);
         durable
             && self.ring.file_operations() == 0
             && self.shared.all_drained(self.id, !(replies_left && patient))

@@ -285,9 +285,8 @@ impl ShardCore {
 
     fn here_is_blocked(&self, request: &ExecuteHere) -> bool {
         // A watched key that a transaction is about to change: whether it has changed is not known.
-        let is_held = |watched: &WatchedKey| {
-            self.intents.blocks(watched.key.db, &watched.key.key, false)
-        };
+        let is_held =
+            |watched: &WatchedKey| self.intents.blocks(watched.key.db, &watched.key.key, false);
         if request.watched.iter().any(is_held) {
             return true;
         }
