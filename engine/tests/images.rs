@@ -1,0 +1,207 @@
+//! The engine's own snapshots as a way back: streams become an image in memory, the log that it
+//! covers is let go, and the engine starts from it again, on other numbers of shards.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use cutwater_engine::engine::{OpenError, PartEvent, log_dir};
+use cutwater_engine::log::{Coverage, Part};
+use cutwater_engine::types::{Lsn, Position};
+use cutwater_engine::{Engine, EngineConfig, ImageSource};
+use futures::executor::block_on;
+
+/// A snapshot in memory.
+#[derive(Clone)]
+struct Image {
+    name: &'static str,
+    coverage: Option<Coverage>,
+    end_lsn: Lsn,
+    /// Chunks and tail of each part.
+    parts: Arc<Vec<(Vec<Vec<u8>>, Vec<Vec<u8>>)>>,
+    /// Reading it fails in the middle.
+    damaged: bool,
+}
+
+impl ImageSource for Image {
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn coverage(&self) -> Option<Coverage> {
+        self.coverage.clone()
+    }
+
+    fn end_lsn(&self) -> Lsn {
+        self.end_lsn
+    }
+
+    fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn read(
+        &self,
+        part: usize,
+        with_tail: bool,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (chunks, tail) = &self.parts[part];
+        for chunk in chunks {
+            sink(chunk)?;
+            if self.damaged {
+                return Err("a flipped bit".to_owned());
+            }
+        }
+        if with_tail { tail.iter().try_for_each(|ops| sink(ops)) } else { Ok(()) }
+    }
+}
+
+/// Takes a snapshot, part by part and thread by thread.
+fn image_of(engine: &Engine, name: &'static str) -> (Image, Vec<Position>) {
+    let streams = block_on(engine.create_snapshot(None)).unwrap();
+    let coverage = Coverage {
+        start: engine.start(),
+        parts: streams
+            .parts
+            .iter()
+            .map(|part| Part { watermark: part.watermark, position: part.position })
+            .collect(),
+    };
+    let before = streams.parts.iter().map(|part| part.position).collect();
+    let parts = streams.parts.into_iter().map(|mut part| {
+        std::thread::spawn(move || {
+            let mut chunks = Vec::new();
+            loop {
+                match part.next_blocking().unwrap() {
+                    PartEvent::Chunk(chunk) => chunks.push(chunk.as_ref().to_vec()),
+                    PartEvent::End { tail } => {
+                        return (chunks, tail.into_iter().map(|(_, ops)| ops).collect());
+                    }
+                }
+            }
+        })
+    });
+    let threads: Vec<_> = parts.collect();
+    let parts = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let (end_lsn, parts) = (streams.end_lsn, Arc::new(parts));
+    (Image { name, coverage: Some(coverage), end_lsn, parts, damaged: false }, before)
+}
+
+fn config(dir: &Path, shards: u16, images: &[&Image]) -> EngineConfig {
+    let mut config = EngineConfig::directory(dir);
+    config.shards = shards;
+    config.segment_bytes = 256 << 10;
+    for image in images {
+        config.images.push(Box::new((*image).clone()));
+    }
+    config
+}
+
+fn segments(dir: &Path) -> usize {
+    let files = std::fs::read_dir(log_dir(dir)).unwrap().map(|file| file.unwrap().file_name());
+    files.filter(|name| name.to_string_lossy().ends_with(".seg")).count()
+}
+
+fn fill(engine: &Engine, name: &str) {
+    for n in 0..300 {
+        let value = format!("{name}{n}").repeat(300);
+        engine.client().set(format!("{name}:{n}"), value).unwrap();
+    }
+}
+
+fn check(engine: &Engine, names: &[&str]) {
+    for name in names {
+        for n in 0..300 {
+            let value = engine.client().get(format!("{name}:{n}")).unwrap();
+            assert_eq!(value, Some(format!("{name}{n}").repeat(300).into_bytes()), "{name}:{n}");
+        }
+    }
+    let keys = engine.client().execute(&["DBSIZE"]).unwrap().as_integer();
+    assert_eq!(keys, Some(300 * names.len() as i64));
+}
+
+#[test]
+fn an_image_and_the_rest_of_the_log_on_other_numbers_of_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(config(dir.path(), 2, &[])).unwrap();
+    fill(&engine, "a");
+    fill(&engine, "b");
+    // Writes go on while the snapshot is taken; it has them whole or not at all.
+    let stop = AtomicBool::new(false);
+    let count = Mutex::new(0u64);
+    let (image, before) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                *count.lock().unwrap() += 1;
+                let n = count.lock().unwrap().to_string();
+                engine.client().mset(&[("left", &n), ("right", &n)]).unwrap();
+            }
+        });
+        let taken = image_of(&engine, "first");
+        stop.store(true, Ordering::Relaxed);
+        taken
+    });
+    engine.client().del(&["left", "right"]).unwrap();
+    let full = segments(dir.path());
+    engine.release_log(&before).unwrap();
+    fill(&engine, "c");
+    check(&engine, &["a", "b", "c"]);
+    engine.close().unwrap();
+    assert!(full >= 4, "the log was several segments: {full}");
+
+    // The log alone no longer reaches back.
+    let error = Engine::open(config(dir.path(), 2, &[])).unwrap_err();
+    assert!(matches!(error, OpenError::Recovery(_)), "{error}");
+    let mut names = vec!["a", "b", "c"];
+    for (shards, name) in [(3, "d"), (1, "e"), (4, "f")] {
+        let engine = Engine::open(config(dir.path(), shards, &[&image])).unwrap();
+        assert_eq!(engine.recovered().image.as_deref(), Some("first"));
+        check(&engine, &names);
+        fill(&engine, name);
+        names.push(name);
+        engine.close().unwrap();
+    }
+}
+
+/// The newest image is damaged: the one before is taken, since the log reaches back to it.
+#[test]
+fn a_damaged_image_gives_way_to_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(config(dir.path(), 2, &[])).unwrap();
+    fill(&engine, "a");
+    let (first, _) = image_of(&engine, "first");
+    fill(&engine, "b");
+    let (mut second, _) = image_of(&engine, "second");
+    engine.close().unwrap();
+    second.damaged = true;
+    let both = Engine::open(config(dir.path(), 2, &[&second, &first])).unwrap();
+    assert_eq!(both.recovered().image.as_deref(), Some("first"));
+    check(&both, &["a", "b"]);
+    both.close().unwrap();
+    // Nothing but damage: refused, and the directory is free afterwards.
+    let error = Engine::open(config(dir.path(), 2, &[&second])).unwrap_err();
+    assert!(matches!(&error, OpenError::Image { name, .. } if name == "second"), "{error}");
+    Engine::open(config(dir.path(), 2, &[&first])).unwrap().close().unwrap();
+}
+
+/// A new directory begins with an image: its tail is part of it, its log does not continue ours.
+#[test]
+fn an_image_in_a_new_directory_and_in_memory() {
+    let mut source = EngineConfig::memory();
+    source.shards = 3;
+    let engine = Engine::open(source).unwrap();
+    fill(&engine, "a");
+    let (mut image, _) = image_of(&engine, "one");
+    image.coverage = None;
+    engine.close().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(config(dir.path(), 2, &[&image])).unwrap();
+    check(&engine, &["a"]);
+    engine.close().unwrap();
+    let mut config = EngineConfig::memory();
+    config.images.push(Box::new(image));
+    let engine = Engine::open(config).unwrap();
+    check(&engine, &["a"]);
+    engine.close().unwrap();
+}
