@@ -1,6 +1,8 @@
 //! The engine's own snapshots as a way back: streams become an image in memory, the log that it
 //! covers is let go, and the engine starts from it again, on other numbers of shards.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +13,9 @@ use cutwater_engine::types::{Lsn, Position};
 use cutwater_engine::{Engine, EngineConfig, ImageSource};
 use futures::executor::block_on;
 
+/// The chunks of a part's image, and the ops of its tail.
+type StoredPart = (Vec<Vec<u8>>, Vec<Vec<u8>>);
+
 /// A snapshot in memory.
 #[derive(Clone)]
 struct Image {
@@ -18,7 +23,7 @@ struct Image {
     coverage: Option<Coverage>,
     end_lsn: Lsn,
     /// Chunks and tail of each part.
-    parts: Arc<Vec<(Vec<Vec<u8>>, Vec<Vec<u8>>)>>,
+    parts: Arc<Vec<StoredPart>>,
     /// Reading it fails in the middle.
     damaged: bool,
 }
