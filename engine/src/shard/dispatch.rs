@@ -125,7 +125,7 @@ impl ShardCore {
         if connection.session.multi.is_some() && spec.flags.contains(CommandFlags::NO_MULTI) {
             return Some(NOT_IN_TRANSACTION.into());
         }
-        if self.loading && !spec.flags.contains(CommandFlags::LOADING) {
+        if self.is_loading() && !spec.flags.contains(CommandFlags::LOADING) {
             return Some(self.shared.loading_error().into());
         }
         // Of any shard: they share a disk, and a command may end up on another than this.

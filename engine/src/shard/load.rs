@@ -91,13 +91,15 @@ impl ShardCore {
     pub fn finish_loading(&mut self, floor: Lsn) {
         self.clock.observe(floor);
         self.loading = false;
+        self.shared.loaded_shard();
         while self.keyspace.reclaim_slice(usize::MAX) {}
         self.publish_stats();
     }
 
-    /// Whether the shard is still being loaded.
+    /// Whether this shard, or another, is still being loaded: all begin to serve at once, so that
+    /// a client who was answered by one is not refused by the next.
     pub fn is_loading(&self) -> bool {
-        self.loading
+        self.loading || !self.shared.all_loaded()
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Shared {
     /// The ports of the listeners, once they are bound.
     pub ports: OnceLock<Ports>,
     next_client_id: AtomicU64,
-    loading_texts: LoadingTexts,
+    load_progress: LoadProgress,
     persistence_info: RwLock<String>,
     /// How many shards have no room for their logs.
     out_of_space: AtomicU64,
@@ -154,10 +154,12 @@ pub fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
-/// The `-LOADING` reply, with the progress; replaced as it goes.
+/// How far loading is.
 #[derive(Debug, Default)]
-struct LoadingTexts {
+struct LoadProgress {
     entries: AtomicU64,
+    /// Shards that are done.
+    shards: AtomicU64,
 }
 
 impl Shared {
@@ -170,7 +172,7 @@ impl Shared {
             stats: (0..slots.shards()).map(|_| ShardStats::default()).collect(),
             ports: OnceLock::new(),
             next_client_id: AtomicU64::new(1),
-            loading_texts: LoadingTexts::default(),
+            load_progress: LoadProgress::default(),
             persistence_info: RwLock::default(),
             out_of_space: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -248,14 +250,24 @@ impl Shared {
         ShardId(0)
     }
 
+    /// A shard has everything that it will load.
+    pub fn loaded_shard(&self) {
+        self.load_progress.shards.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether every shard has.
+    pub fn all_loaded(&self) -> bool {
+        self.load_progress.shards.load(Ordering::Acquire) >= u64::from(self.slots.shards())
+    }
+
     /// Notes how many entries and records were loaded so far.
     pub fn loaded(&self, entries: u64) {
-        self.loading_texts.entries.fetch_add(entries, Ordering::Relaxed);
+        self.load_progress.entries.fetch_add(entries, Ordering::Relaxed);
     }
 
     /// How many entries and records were loaded so far.
     pub fn loaded_entries(&self) -> u64 {
-        self.loading_texts.entries.load(Ordering::Relaxed)
+        self.load_progress.entries.load(Ordering::Relaxed)
     }
 
     /// Leaves what the control plane knows of snapshots and uploads, as lines of `name:value`, for

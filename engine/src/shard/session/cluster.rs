@@ -48,7 +48,7 @@ impl ShardCore {
         let Some(mut nodes) = self.nodes(connection) else { return reply.error(NO_PORTS) };
         match id {
             CommandId::ClusterSlots => slots(&nodes, reply),
-            CommandId::ClusterShards => shards(&nodes, self.loading, reply),
+            CommandId::ClusterShards => shards(&nodes, self.is_loading(), reply),
             _ => {
                 nodes.extend(entrance);
                 reply.verbatim(*b"txt", &lines(&nodes, myself));

@@ -129,9 +129,9 @@ fn memory(core: &ShardCore, lines: &mut Lines) {
 
 fn persistence(core: &ShardCore, lines: &mut Lines) {
     let shared = &core.shared;
-    lines.add("loading", u8::from(core.loading));
+    lines.add("loading", u8::from(core.is_loading()));
     lines.add("async_loading", 0);
-    if core.loading {
+    if core.is_loading() {
         lines.add("loading_loaded_entries", shared.loaded_entries());
     }
     lines.add("aof_enabled", u8::from(shared.identity.log));
