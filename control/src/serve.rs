@@ -151,6 +151,7 @@ async fn start(
     let engine = &mut database.engine;
     engine.log = config.log;
     engine.fsync = config.fsync;
+    engine.accept_clock = config.accept_clock;
     engine.shards = config.shards;
     engine.cpus = Some(placement.shards.iter().map(|cpu| cpu.0).collect());
     engine.listen = Some(SocketAddr::new(config.bind, config.port));

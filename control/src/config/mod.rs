@@ -41,6 +41,8 @@ pub struct Config {
     pub fsync: Fsync,
     /// Whether mutations are logged; `false` (`--no-log`) keeps the data in memory only.
     pub log: bool,
+    /// Whether to start with data that is far ahead of the clock.
+    pub accept_clock: bool,
     /// The port of shard 0; shard n listens on this plus n. `None` lets the kernel choose.
     pub shard_port_base: Option<u16>,
     /// The host that CLUSTER commands name, instead of the address by which the client came.
@@ -72,6 +74,7 @@ impl Config {
             data_dir: PathBuf::from("./cutwater-data"),
             fsync: Fsync::Always,
             log: true,
+            accept_clock: false,
             shard_port_base: None,
             announce_host: None,
             requirepass: None,

@@ -68,7 +68,7 @@ const fn setting(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 16] = [
+pub static SETTINGS: [Setting; 17] = [
     setting(
         "bind",
         "ADDRESS",
@@ -110,6 +110,13 @@ pub static SETTINGS: [Setting; 16] = [
         "Keep the data in memory only; refuses a directory that holds data",
         "yes or no",
         |config, text| put(&mut config.log, yes_no(text).map(|no_log| !no_log)),
+    ),
+    setting(
+        "accept-clock",
+        "",
+        "Start although the data is more than 10 minutes ahead of this machine's clock",
+        "yes or no",
+        |config, text| put(&mut config.accept_clock, yes_no(text)),
     ),
     setting(
         "shard-port-base",
@@ -261,6 +268,7 @@ mod tests {
             ("data-dir", &["x", "/var/lib/x y"], &[""]),
             ("fsync", &["always", "everysec", "never"], &["Always", "1", ""]),
             ("no-log", &["yes", "no", "true", "false"], &["", "1", "on"]),
+            ("accept-clock", &["yes", "no"], &["", "1"]),
             ("shard-port-base", &["1", "65535"], &["0", "65536"]),
             ("announce-host", &["db-1.example", "::1"], &["", "a b", "x\r\n"]),
             ("requirepass", &["x", "ü "], &[""]),
