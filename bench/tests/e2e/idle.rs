@@ -10,8 +10,9 @@ use cutwater_bench::usage;
 const CONNECTIONS: usize = 1_000;
 const SETTLE: Duration = Duration::from_secs(2);
 const WATCHED: Duration = Duration::from_secs(5);
-/// The most that the server may use of one CPU. The stand-in wakes ten times a second per table.
-const CPU_PERCENT_MAX: f64 = 1.0;
+/// The most that the server may use of one CPU; a debug build, beside other tests, twice that. The
+/// stand-in wakes ten times a second per table.
+const CPU_PERCENT_MAX: f64 = if cfg!(debug_assertions) { 2.0 } else { 1.0 };
 
 #[test]
 fn idle_connections_cost_nothing() {

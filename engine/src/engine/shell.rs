@@ -41,6 +41,8 @@ const INBOX_BATCH: usize = 256;
 const NAP: Duration = Duration::from_millis(1);
 /// The longest that a shard sleeps: expiry, the sync of `everysec` and timeouts go by it.
 const TICK: Duration = Duration::from_millis(100);
+/// The longest that a shard sleeps where no key expires: housekeeping is once a second.
+const QUIET_TICK: Duration = Duration::from_secs(1);
 /// The longest that a shard sleeps while a snapshot waits for its consumer.
 const SNAPSHOT_TICK: Duration = Duration::from_millis(2);
 /// How often a quiet log covers its last frame with a marker, and `everysec` syncs.
@@ -408,7 +410,13 @@ impl Shell {
             return Err(error.into());
         }
         if parked {
-            let longest = if self.core.waits_for_consumer() { SNAPSHOT_TICK } else { TICK };
+            let longest = if self.core.waits_for_consumer() {
+                SNAPSHOT_TICK
+            } else if self.core.has_expiring_keys() {
+                TICK
+            } else {
+                QUIET_TICK
+            };
             let waited = self.idle.wait(Some(longest)).await;
             waited.map_err(|error| FailureReason::Executor(error.to_string()))?;
         }

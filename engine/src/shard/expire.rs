@@ -13,6 +13,11 @@ const INTERVAL_MS: u64 = 100;
 const VISIT_ENTRIES: usize = 1_000;
 
 impl ShardCore {
+    /// Whether any key has an expiry.
+    pub fn has_expiring_keys(&self) -> bool {
+        self.keyspace.next_expiry_ms().is_some()
+    }
+
     /// Removes some expired keys, if it is time to look for them. Keys under an intent stay.
     pub(super) fn expire(&mut self) {
         let now_ms = self.clock.now_ms();
