@@ -146,6 +146,7 @@ impl Engine {
         let mut pending = Vec::with_capacity(self.inboxes.len());
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             let (events, receiver) = flume::unbounded();
+            let budget = budget.share();
             let request = CutRequest {
                 id,
                 cut,
@@ -157,10 +158,11 @@ impl Engine {
             pending.push(snapshot::PendingPart {
                 log: LogId { start: self.start, shard: ShardId(shard as u16) },
                 events: receiver,
+                budget,
                 wake: self.doorbells[shard].clone(),
             });
         }
-        snapshot::begin(turn, pending, budget).await
+        snapshot::begin(turn, pending).await
     }
 
     /// Where the logs of this start stand, by shard: answered when each is durable up to its mark's
