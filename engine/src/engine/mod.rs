@@ -270,6 +270,12 @@ impl AdminReplier {
         self.send(write);
     }
 
+    /// For the shard itself, which answers a call that it could not pass on: what is dropped there
+    /// must not wait for room in the inbox that only that shard empties.
+    pub(crate) fn forget(mut self) {
+        self.shard = None;
+    }
+
     fn send(&mut self, write: impl FnOnce(&mut Reply<'_>)) {
         let Some(shard) = self.shard.take() else { return };
         let mut reply = Vec::new();
