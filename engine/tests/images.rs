@@ -380,7 +380,7 @@ fn parts_can_be_taken_one_after_the_other() {
             .collect();
         assert!(client.batch(&sets).unwrap().iter().all(|reply| reply.as_error().is_none()));
     }
-    assert!(KEYS * VALUE_BYTES > CHUNK_QUEUE_BYTES + (CHUNK_QUEUE_BYTES >> 2));
+    const { assert!(KEYS * VALUE_BYTES > CHUNK_QUEUE_BYTES + CHUNK_QUEUE_BYTES / 4) };
 
     let (done, counted) = flume::bounded(1);
     let streams = block_on(engine.create_snapshot(None)).unwrap();

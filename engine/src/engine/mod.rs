@@ -26,6 +26,7 @@ mod provider;
 mod shell;
 pub mod snapshot;
 mod threads;
+mod usage;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -206,7 +206,9 @@ fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
         max_clients: config.max_clients,
         timeout_s: 0,
     };
-    Ok(Shared::new(SlotMap::new(config.shards), identity, settings))
+    let shared = Shared::new(SlotMap::new(config.shards), identity, settings);
+    shared.usage.get_or_init(|| super::usage::measure);
+    Ok(shared)
 }
 
 /// What every shard gets one of.

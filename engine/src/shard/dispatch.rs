@@ -287,6 +287,7 @@ impl ShardCore {
                 db = selected;
             }
         }
+        self.shared.stats(self.id).queued_commands(calls.len());
         self.coordinate(connection, calls, true);
     }
 

@@ -81,63 +81,54 @@ fn one_that_waits_for_its_durability_holds_up_its_own_keys_only() {
     assert_eq!(all, bulks(&["2", "2", "3", "4"]));
 }
 
+/// Has `commands(a, k)` wait for key `a` of another shard while key `k` expires and another client
+/// sees that it has; answers the replies. `watch`: after a WATCH of `k`.
+fn replies_after_k_expired(
+    watch: bool,
+    commands: impl Fn(&str, &str) -> Vec<Vec<String>>,
+) -> Vec<Value> {
+    let mut cluster = TestCluster::with_logs(2);
+    let [holder, waiting, other] = [0, 1, 1].map(|shard| cluster.connect(shard));
+    let [a, b, k] =
+        [(0, "a"), (1, "b"), (1, "k")].map(|(shard, key)| cluster.key_on(shard, key, 0));
+    assert!(cluster.call(other, &["SET", &k, "v", "PX", "50"]).is_ok());
+    if watch {
+        assert!(cluster.call(waiting, &["WATCH", &k]).is_ok());
+    }
+    cluster.hold_disk(1);
+    cluster.send_command(holder, &["MSET", &a, "1", &b, "1"]);
+    cluster.pump();
+    for command in commands(&a, &k) {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        cluster.send_command(waiting, &words);
+    }
+    cluster.pump();
+    assert_eq!(cluster.call(other, &["GET", &k]), bulk("v"), "it is there still");
+    cluster.advance_ms(60);
+    assert_eq!(cluster.call(other, &["GET", &k]), Value::Null, "it has expired");
+    cluster.release_disk(1);
+    ok(&cluster.take_replies(holder));
+    cluster.take_replies(waiting)
+}
+
+fn words(command: &[&str]) -> Vec<String> {
+    command.iter().map(|word| (*word).to_owned()).collect()
+}
+
 /// Everybody judges expiry at one instant: a key that one client saw expired while a transaction
 /// waited is not there for the transaction either, though it asked for the key before.
 #[test]
 fn what_expires_while_a_transaction_waits_is_expired_to_it() {
-    type Replies = Vec<Value>;
-    let exec_null = |replies: Replies| assert_eq!(replies[2], Value::Null, "the watch fails");
-    let cases: [(&str, fn(&str, &str) -> Vec<Vec<String>>, fn(Replies)); 3] = [
-        (
-            "a read",
-            |a, k| vec![vec!["MGET".into(), a.into(), k.into()]],
-            |replies| assert_eq!(replies, [Value::Array(vec![bulk("1"), Value::Null])]),
-        ),
-        (
-            "a write",
-            |a, k| {
-                let one = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-                vec![one(&["MULTI"]), one(&["GET", k]), one(&["SET", a, "2"]), one(&["EXEC"])]
-            },
-            |replies| {
-                let done = Value::Array(vec![Value::Null, status("OK")]);
-                assert_eq!(replies[3], done);
-            },
-        ),
-        (
-            "a watch",
-            |a, _| {
-                let one = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-                vec![one(&["MULTI"]), one(&["SET", a, "2"]), one(&["EXEC"])]
-            },
-            exec_null,
-        ),
-    ];
-    for (name, commands, check) in cases {
-        let mut cluster = TestCluster::with_logs(2);
-        let conns: Vec<TestConn> = [0, 1, 1].map(|shard| cluster.connect(shard)).to_vec();
-        let [holder, waiting, other] = conns[..] else { unreachable!() };
-        let (a, b, k) =
-            (cluster.key_on(0, "a", 0), cluster.key_on(1, "b", 0), cluster.key_on(1, "k", 0));
-        assert!(cluster.call(other, &["SET", &k, "v", "PX", "50"]).is_ok());
-        if name == "a watch" {
-            assert!(cluster.call(waiting, &["WATCH", &k]).is_ok());
-        }
-        cluster.hold_disk(1);
-        cluster.send_command(holder, &["MSET", &a, "1", &b, "1"]);
-        cluster.pump();
-        for command in commands(&a, &k) {
-            let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            cluster.send_command(waiting, &words);
-        }
-        cluster.pump();
-        assert_eq!(cluster.call(other, &["GET", &k]), bulk("v"), "{name}: it is there still");
-        cluster.advance_ms(60);
-        assert_eq!(cluster.call(other, &["GET", &k]), Value::Null, "{name}: it has expired");
-        cluster.release_disk(1);
-        check(cluster.take_replies(waiting));
-        ok(&cluster.take_replies(holder));
-    }
+    let read = replies_after_k_expired(false, |a, k| vec![words(&["MGET", a, k])]);
+    assert_eq!(read, [Value::Array(vec![bulk("1"), Value::Null])]);
+    let write = replies_after_k_expired(false, |a, k| {
+        vec![words(&["MULTI"]), words(&["GET", k]), words(&["SET", a, "2"]), words(&["EXEC"])]
+    });
+    assert_eq!(write[3], Value::Array(vec![Value::Null, status("OK")]));
+    let watch = replies_after_k_expired(true, |a, _| {
+        vec![words(&["MULTI"]), words(&["SET", a, "2"]), words(&["EXEC"])]
+    });
+    assert_eq!(watch[2], Value::Null, "the watch fails");
 }
 
 /// A read on several shards has one instant, also for how long keys will live.
