@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod golden;
+pub mod idle;
 pub mod peer;
 pub mod process;
 pub mod reply;
