@@ -47,12 +47,25 @@ impl Kept {
 
 impl Survivors<'_> {
     /// What may survive once `event` has made `after` of `before`: with it, without it, or neither.
-    pub fn ways(&self, kept: &Kept, event: &Event, before: &State, after: &State) -> Vec<Kept> {
+    /// `to_come` are the keys that requests behind it name, as bits.
+    pub fn ways(
+        &self,
+        kept: &Kept,
+        event: &Event,
+        (before, after): (&State, &State),
+        to_come: u64,
+    ) -> Vec<Kept> {
         let pairs = before.keys.iter().zip(&after.keys).enumerate();
         let differs = pairs.filter(|(_, (before, after))| before != after);
         let changed = differs.fold(0u64, |bits, (key, _)| bits | 1 << key);
+        let possible = |kept: &Kept| {
+            self.agree(kept, |key| {
+                (kept.lost_keys | !to_come) & 1 << key != 0
+                    || kept.ended_shards & 1 << self.owners[key] != 0
+            })
+        };
         if changed == 0 {
-            return vec![kept.clone()];
+            return if possible(kept) { vec![kept.clone()] } else { Vec::new() };
         }
         let mut ways = Vec::new();
         let named = event.request.key_bits();
@@ -69,11 +82,8 @@ impl Survivors<'_> {
         if matches!(event.request, Request::One(_)) && named.count_ones() == 1 {
             without.ended_shards |= shards;
         }
-        if self.agree(&without, |key| {
-            without.lost_keys & 1 << key != 0 || without.ended_shards & 1 << self.owners[key] != 0
-        }) {
-            ways.push(without);
-        }
+        ways.push(without);
+        ways.retain(possible);
         ways
     }
 

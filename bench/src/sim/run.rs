@@ -42,6 +42,8 @@ pub struct Report {
     pub snapshots: u64,
     /// Searches that were given up.
     pub unknown: u64,
+    /// Searches for what may survive that were given up; the replies alone were then explained.
+    pub unknown_losses: u64,
 }
 
 /// A run that found something.
@@ -349,11 +351,20 @@ impl Run {
         }
         match explain(&history, &initial, &end) {
             Verdict::Explained => Ok(()),
-            Verdict::Unknown => {
+            Verdict::Impossible => Err(self.story(found)),
+            Verdict::Unknown if exact => {
                 self.report.unknown += 1;
                 Ok(())
             }
-            Verdict::Impossible => Err(self.story(found)),
+            Verdict::Unknown => {
+                self.report.unknown_losses += 1;
+                match explain(&history, &initial, &End::Whole(&|_| true)) {
+                    Verdict::Impossible => return Err(self.story(found)),
+                    Verdict::Unknown => self.report.unknown += 1,
+                    Verdict::Explained => {}
+                }
+                Ok(())
+            }
         }
     }
 

@@ -134,13 +134,25 @@ impl Search<'_> {
             }
             let ways = match self.end {
                 End::Whole(_) => vec![kept.clone()],
-                End::Lossy(survivors) => survivors.ways(kept, event, state, &next),
+                End::Lossy(survivors) => {
+                    let to_come = self.named(!(done | 1 << at));
+                    survivors.ways(kept, event, (state, &next), to_come)
+                }
             };
             if ways.iter().any(|kept| self.from(done | 1 << at, &next, kept)) {
                 return true;
             }
         }
         false
+    }
+}
+
+impl Search<'_> {
+    /// The keys that those of these requests name that may change something, as bits.
+    fn named(&self, events: u64) -> u64 {
+        let each = self.events.iter().enumerate();
+        let named = each.filter(|(at, event)| events & 1 << at != 0 && !event.request.is_read());
+        named.fold(0, |bits, (_, event)| bits | event.request.key_bits())
     }
 }
 
