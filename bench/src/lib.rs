@@ -16,6 +16,7 @@
 
 pub mod client;
 pub mod golden;
+pub mod idle;
 pub mod pace;
 pub mod peer;
 pub mod process;

@@ -22,10 +22,8 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/keyspace/entry_layout.rs",
     "engine/src/keyspace/table.rs",
     "engine/src/log/buffer.rs",
-    "engine/src/log/disk.rs",
     "engine/src/net/buffers.rs",
     "engine/src/net/eventfd.rs",
-    "engine/src/net/ring.rs",
     "engine/src/net/ring/queues.rs",
 ];
 

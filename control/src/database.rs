@@ -54,6 +54,8 @@ pub struct DatabaseConfig {
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
+    /// The data directory's own store, which nobody may write to when the directory is given back.
+    local: Option<LocalStore>,
 }
 
 impl DatabaseConfig {
@@ -78,7 +80,8 @@ impl DatabaseConfig {
         let mut engine = EngineConfig::directory(data_dir.path());
         engine.lock = data_dir.take_lock();
         let identity = data_dir.identity().ids();
-        Ok(Self { engine, identity, store: Arc::new(store), checkpoint_log_bytes: None })
+        let (local, store) = (Some(store.clone()), Arc::new(store));
+        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, local })
     }
 
     /// A new database in memory only, whose snapshots go to `store`. Two shards, not pinned, no
@@ -88,7 +91,8 @@ impl DatabaseConfig {
     /// [`DatabaseError::Identity`] if the kernel gives no random bytes.
     pub fn memory(store: Arc<dyn ObjectStore>) -> Result<Self, DatabaseError> {
         let identity = identity::Identity::new_database()?.ids();
-        Ok(Self { engine: EngineConfig::memory(), identity, store, checkpoint_log_bytes: None })
+        let (engine, local) = (EngineConfig::memory(), None);
+        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, local })
     }
 }
 
@@ -136,6 +140,7 @@ pub struct Database {
     coordinator: Handle,
     tasks: Vec<JoinHandle<()>>,
     store: Arc<dyn ObjectStore>,
+    local: Option<LocalStore>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -145,7 +150,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
-        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes } = config;
+        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, local } = config;
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
         let Takeover { claimant, aborted } =
             Claimant::take_over(Arc::clone(&store), identity, nonce, wall_micros()).await?;
@@ -180,7 +185,7 @@ impl Database {
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
-        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, shutdown })
+        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, local, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -275,9 +280,13 @@ impl Database {
             task.abort();
             let _ = task.await;
         }
-        let engine = Arc::clone(&self.engine);
-        // Joining the shards' threads blocks.
-        let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
+        let (engine, local) = (Arc::clone(&self.engine), self.local.clone());
+        // Waiting for files and joining the shards' threads blocks.
+        let closed = tokio::task::spawn_blocking(move || {
+            local.iter().for_each(LocalStore::close);
+            engine.shut_down()
+        })
+        .await;
         Ok(closed.map_err(|_| DatabaseError::Runtime)??)
     }
 }
@@ -285,8 +294,10 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         // The tasks hold the engine; they end when their runtime gets to it. The engine must not
-        // wait for that: the directory is free when this returns.
+        // wait for that: the directory is free when this returns. So what they write to the
+        // directory's store ends here, before the engine gives the lock back.
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.local.iter().for_each(LocalStore::close);
         let _ = self.engine.shut_down();
     }
 }

@@ -137,6 +137,34 @@ async fn a_directory_restarts_from_a_store_in_memory_and_its_log() {
     }
 }
 
+/// Every start makes segments ahead; what an earlier one did not use is used again or removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_restarts_without_writes_leave_a_bounded_log_folder() {
+    const SEGMENTS_MAX: usize = 12;
+    let dir = tempfile::tempdir().unwrap();
+    let segments = || {
+        let files = std::fs::read_dir(dir.path().join("log")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".seg")).collect::<Vec<_>>()
+    };
+    let database = Database::open(directory(dir.path())).await.unwrap();
+    fill(&database.client(), "some");
+    database.close().await.unwrap();
+    for round in 0..20 {
+        let database = Database::open(directory(dir.path())).await.unwrap();
+        if round % 5 == 0 {
+            check(&database.client(), &["some"]);
+        }
+        if round % 2 == 0 {
+            database.close().await.unwrap()
+        } else {
+            drop(database)
+        }
+        let found = segments();
+        assert!(found.len() <= SEGMENTS_MAX, "after {round} restarts: {found:#?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_use_says_so_and_opens_when_it_is_free() {
     let dir = tempfile::tempdir().unwrap();

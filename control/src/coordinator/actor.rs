@@ -62,6 +62,13 @@ struct Job {
     reply: Option<Reply<Manifest>>,
 }
 
+impl Drop for Job {
+    /// An actor that is aborted takes its job with it: nobody would hear of its snapshot.
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
 struct Actor {
     engine: Arc<Engine>,
     store: Arc<dyn ObjectStore>,
@@ -73,6 +80,9 @@ struct Actor {
     checkpoint_log_bytes: Option<u64>,
     job: Option<Job>,
     old_log_bytes: u64,
+    /// What the newest checkpoint covers of this start's logs, by shard; `None` if it is of an
+    /// earlier one.
+    covered: Option<Vec<u64>>,
     /// A failed checkpoint is not tried again before the log has grown by as much again.
     retry_at_bytes: u64,
     published: u64,
@@ -87,6 +97,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
     let (requests, receiver) = mpsc::channel(REQUESTS);
     let mut actor = Actor {
         old_log_bytes: 0,
+        covered: None,
         engine: setup.engine,
         store: setup.store,
         claimant: Some(setup.claimant),
@@ -162,7 +173,7 @@ impl Actor {
     }
 
     async fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
-        let job = self.job.take().expect("its result was just awaited");
+        let mut job = self.job.take().expect("its result was just awaited");
         let outcome = match result {
             Ok((claimant, outcome)) => {
                 self.claimant = Some(claimant);
@@ -179,6 +190,7 @@ impl Actor {
                 let end_lsn = manifest.meta().end_lsn.0;
                 tracing::info!(snapshot = manifest.id().0, end_lsn, "snapshot published");
                 self.catalog.add(manifest.clone());
+                self.measure_old_logs();
                 self.published += 1;
                 self.last_error = None;
                 self.retry_at_bytes = 0;
@@ -191,7 +203,7 @@ impl Actor {
             }
         }
         let published = outcome.as_ref().ok().map(Manifest::id);
-        if let Some(reply) = job.reply {
+        if let Some(reply) = job.reply.take() {
             let _ = reply.send(outcome);
         }
         if let Some(id) = published {
@@ -259,17 +271,22 @@ impl Actor {
     fn log_since_checkpoint(&self) -> u64 {
         let shared = self.engine.shared();
         let tails = shared.all_stats().iter().map(|stats| stats.log_tail.load(Ordering::Relaxed));
-        let newest = checkpoints(&self.catalog, self.history).first().copied();
-        match newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start()) {
-            Some(manifest) => {
-                let covered = manifest.cores().iter().map(|core| core.position.0);
-                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(covered)).sum()
+        match &self.covered {
+            Some(covered) => {
+                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(*covered)).sum()
             }
             None => tails.sum::<u64>() + self.old_log_bytes,
         }
     }
 
+    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it does
+    /// not look through the catalog and the log folder itself.
     fn measure_old_logs(&mut self) {
+        let newest = checkpoints(&self.catalog, self.history).first().copied();
+        let of_this_start =
+            newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start());
+        self.covered = of_this_start
+            .map(|manifest| manifest.cores().iter().map(|core| core.position.0).collect());
         self.old_log_bytes =
             self.data_dir.as_ref().map_or(0, |dir| old_log_bytes(dir, &self.engine));
     }
@@ -300,12 +317,12 @@ impl Actor {
     }
 
     async fn give_up(&mut self) {
-        let Some(job) = self.job.take() else { return };
+        let Some(mut job) = self.job.take() else { return };
         // The streams go with the task, which cancels the snapshot; its claim is aborted at the
         // next start.
         job.handle.abort();
-        let _ = job.handle.await;
-        if let Some(reply) = job.reply {
+        let _ = (&mut job.handle).await;
+        if let Some(reply) = job.reply.take() {
             let _ = reply.send(Err(CoordinatorError::Closed));
         }
     }

@@ -324,18 +324,22 @@ impl Recovery {
     }
 
     /// Segments of earlier starts in which nothing stands before the end of their log, such as
-    /// those that were made ahead and never used. To be asked when the start record is written:
-    /// from then on nobody reads them.
+    /// those that were made ahead and never used. To be called when the start record is written:
+    /// the caller may remove them, and nothing here reads them any more.
     ///
     /// # Errors
     /// Those of reading.
-    pub fn leftovers(&self) -> Result<Vec<(LogId, SegmentIndex)>, RecoveryError> {
+    pub fn take_leftovers(&mut self) -> Result<Vec<(LogId, SegmentIndex)>, RecoveryError> {
         let mut leftovers = Vec::new();
         for &ResolvedLog { log, end, .. } in &self.resolution.logs {
             let record = self.starts.get(&log.start).expect("it was there to be resolved");
             let files = self.files(log);
             let beyond = beyond_end(&*self.disk, &self.dir, &files, &expected_of(record), end)?;
             leftovers.extend(beyond.iter().map(|&index| (log, index)));
+            let needed = files.segments.len() - beyond.len();
+            if let Some(files) = self.logs.get_mut(&log) {
+                files.segments.truncate(needed);
+            }
         }
         Ok(leftovers)
     }

@@ -25,7 +25,7 @@ use cutwater_bench::peer::{self, PeerOptions};
 use cutwater_bench::process::ServerProcess;
 use cutwater_bench::report::{Row, table};
 use cutwater_bench::server::{self, ServerOptions};
-use cutwater_bench::{tools, usage};
+use cutwater_bench::{idle, tools, usage};
 
 /// How long one run of `redis-benchmark` may take.
 const RUN_LIMIT: Duration = Duration::from_secs(180);
@@ -36,6 +36,9 @@ const VALUE_BYTES: usize = 64;
 /// Key and value bytes of the memory part.
 const STORED_KEY_BYTES: usize = 16;
 const STORED_VALUE_BYTES: usize = 100;
+/// Of the idle part.
+const IDLE_CONNECTIONS: usize = 1_000;
+const IDLE_WATCHED: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(about = "Measures Cutwater beside Valkey and prints Markdown tables")]
@@ -56,7 +59,9 @@ enum Part {
     Dataset,
     /// How long requests at a fixed rate wait, with and without a snapshot under way.
     Latency,
-    /// All of these.
+    /// CPU of a server with 1,000 connections that do nothing for a minute; not part of `all`.
+    Idle,
+    /// All of these but `idle`.
     All,
 }
 
@@ -154,6 +159,7 @@ fn main() -> io::Result<()> {
         Part::Durable => durable(&load),
         Part::Dataset => dataset(&load),
         Part::Latency => latency::latency(&load),
+        Part::Idle => idle(&load),
         Part::All => {
             memory(&load)?;
             durable(&load)?;
@@ -161,6 +167,23 @@ fn main() -> io::Result<()> {
             latency::latency(&load)
         }
     }
+}
+
+/// Two shards that sync always, on their own.
+fn idle(load: &Load) -> io::Result<()> {
+    let dir = std::path::absolute(load.dir.join("idle"))?;
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    let mut server = ServerOptions::new(dir.join("cutwater")).start()?;
+    let idle = idle::watch(&server, IDLE_CONNECTIONS, IDLE_WATCHED)?;
+    println!(
+        "{IDLE_CONNECTIONS} connections, idle for {} s: {:.3} % of a CPU (target: under 1 %).",
+        IDLE_WATCHED.as_secs(),
+        idle.cpu_percent
+    );
+    server.terminate()?;
+    std::fs::remove_dir_all(&dir)
 }
 
 /// `--shards 1 --no-log` beside `--save '' --appendonly no --io-threads 1`.
