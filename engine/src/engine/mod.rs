@@ -149,6 +149,7 @@ impl Engine {
         let mut pending = Vec::with_capacity(self.inboxes.len());
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             let (events, receiver) = flume::unbounded();
+            let budget = budget.share();
             let request = CutRequest {
                 id,
                 cut,
@@ -162,10 +163,11 @@ impl Engine {
             pending.push(snapshot::PendingPart {
                 log: LogId { start: self.start, shard: ShardId(shard as u16) },
                 events: receiver,
+                budget,
                 wake: self.doorbells[shard].clone(),
             });
         }
-        snapshot::begin(turn, pending, budget).await
+        snapshot::begin(turn, pending).await
     }
 
     /// Where the logs of this start stand, by shard: answered when each is durable up to its mark's
@@ -271,6 +273,12 @@ impl AdminReplier {
     /// Sends the reply.
     pub fn reply(mut self, write: impl FnOnce(&mut Reply<'_>)) {
         self.send(write);
+    }
+
+    /// For the shard itself, which answers a call that it could not pass on: what is dropped there
+    /// must not wait for room in the inbox that only that shard empties.
+    pub(crate) fn forget(mut self) {
+        self.shard = None;
     }
 
     fn send(&mut self, write: impl FnOnce(&mut Reply<'_>)) {

@@ -74,7 +74,7 @@ pub struct SnapshotStreams {
     pub begin_lsn: Lsn,
     /// The highest watermark: the snapshot restores exactly the state at it.
     pub end_lsn: Lsn,
-    /// One for each shard, in order.
+    /// One for each shard, in order; to be taken side by side, or one after the other.
     pub parts: Vec<PartStream>,
 }
 
@@ -227,6 +227,7 @@ impl Drop for Turn {
 pub(super) struct PendingPart {
     pub(super) log: LogId,
     pub(super) events: flume::Receiver<CutEvent>,
+    pub(super) budget: Arc<ChunkBudget>,
     pub(super) wake: Doorbell,
 }
 
@@ -234,11 +235,10 @@ pub(super) struct PendingPart {
 pub(super) async fn begin(
     turn: Turn,
     pending: Vec<PendingPart>,
-    budget: Arc<ChunkBudget>,
 ) -> Result<SnapshotStreams, SnapshotError> {
     let turn = Arc::new(turn);
     let mut parts = Vec::with_capacity(pending.len());
-    for PendingPart { log, events, wake } in pending {
+    for PendingPart { log, events, budget, wake } in pending {
         let (watermark, position) =
             match events.recv_async().await.map_err(|_| SnapshotError::Stopped)? {
                 CutEvent::Frozen { watermark, position, .. } => (watermark, position),
@@ -247,7 +247,6 @@ pub(super) async fn begin(
                     unreachable!("a part freezes first")
                 }
             };
-        let budget = Arc::clone(&budget);
         let _turn = Arc::clone(&turn);
         parts.push(PartStream { log, watermark, position, events, budget, wake, _turn });
     }
