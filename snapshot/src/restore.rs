@@ -92,11 +92,7 @@ pub async fn copy_snapshot(
     Ok(manifest)
 }
 
-/// Makes a folder, or makes sure that the one that is there is empty.
-///
-/// # Errors
-/// [`SnapshotError::NotEmpty`], or the system's.
-pub fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
+fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
     let io = |source| StoreError::Io {
         operation: Operation::Open,
         path: folder.display().to_string(),
