@@ -90,7 +90,7 @@ fn image_of(engine: &Engine, name: &'static str) -> (Image, Vec<Position>) {
             loop {
                 match part.next_blocking().unwrap() {
                     PartEvent::Chunk(chunk) => chunks.push(chunk.as_ref().to_vec()),
-                    PartEvent::End { tail } => {
+                    PartEvent::End { tail, .. } => {
                         return (chunks, tail.into_iter().map(|(_, ops)| ops).collect());
                     }
                 }

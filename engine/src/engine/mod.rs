@@ -44,7 +44,9 @@ use crate::types::{LogId, Lsn, Position, ShardId, SnapshotId, StartId};
 pub use client::{CallError, Client};
 pub use config::{AdminCall, EngineConfig, ImageSource};
 pub use error::{Failure, FailureReason, OpenError, Stopped};
-pub use snapshot::{ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotStreams};
+pub use snapshot::{
+    ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotPlan, SnapshotStreams,
+};
 
 use error::FailureCell;
 use lock::DataLock;
@@ -137,8 +139,9 @@ impl Engine {
     /// [`SnapshotError::Busy`] while the streams of another live, or [`SnapshotError`].
     pub async fn create_snapshot(
         &self,
-        cut: Option<Lsn>,
+        plan: impl Into<SnapshotPlan>,
     ) -> Result<SnapshotStreams, SnapshotError> {
+        let SnapshotPlan { cut, digest_seed, only_digests } = plan.into();
         let id = SnapshotId(self.snapshots.fetch_add(1, Ordering::Relaxed) + 1);
         let lead = CUT_LEAD.as_micros() as u64;
         let cut = cut.unwrap_or(Lsn::from_micros(self.time.now_micros() + lead));
@@ -153,6 +156,8 @@ impl Engine {
                 cut,
                 budget: Arc::clone(&budget),
                 stall_limit_ms: self.stall_limit_ms,
+                digest_seed,
+                serializes: !only_digests,
             };
             let sent = inbox.send_async(ToShard::BeginCut { request, events }).await;
             sent.map_err(|_| SnapshotError::Stopped)?;

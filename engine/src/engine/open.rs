@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -138,7 +139,7 @@ fn prepare(
     image: Option<&dyn ImageSource>,
     published: Lsn,
 ) -> Result<Ground, OpenError> {
-    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn);
+    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn).max(config.lsn_floor);
     let new_ids = || -> Result<u128, OpenError> {
         let random = || {
             random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))
@@ -223,6 +224,7 @@ fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
     };
     let shared = Shared::new(SlotMap::new(config.shards), identity, settings);
     shared.usage.get_or_init(|| super::usage::measure);
+    shared.keeps_expired.store(config.keep_expired, Ordering::Relaxed);
     Ok(shared)
 }
 

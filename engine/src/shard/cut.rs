@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::keyspace::WalkProgress;
+use crate::keyspace::{SlotDigests, WalkPlan, WalkProgress};
 use crate::types::{Lsn, Position, SnapshotId};
 
 use super::core::ShardCore;
@@ -100,6 +100,10 @@ pub struct CutRequest {
     pub budget: Arc<ChunkBudget>,
     /// How long writes wait for room, in milliseconds.
     pub stall_limit_ms: u64,
+    /// Keys the digests of the slots.
+    pub digest_seed: u64,
+    /// Whether the entries are wanted, or only the digests.
+    pub serializes: bool,
 }
 
 /// What the consumer of the part hears.
@@ -130,6 +134,10 @@ pub enum CutEvent {
         id: SnapshotId,
         /// LSN and encoded ops of each, in log order.
         tail: Vec<(Lsn, Vec<u8>)>,
+        /// Every record up to the snapshot's end lies before it; the log is durable up to here.
+        log_end: Position,
+        /// The digests of the shard's slots at the watermark, over all entries.
+        digests: SlotDigests,
     },
     /// The part was given up.
     Abandoned {
@@ -281,7 +289,8 @@ impl ShardCore {
         let (id, watermark) = (part.request.id, part.request.cut);
         part.watermark = Some(watermark);
         part.unresolved = unresolved;
-        self.keyspace.begin_walk(excluded);
+        let (digest_seed, serializes) = (part.request.digest_seed, part.request.serializes);
+        self.keyspace.begin_walk(WalkPlan { excluded, digest_seed, serializes });
         self.effects.snapshot.push(CutEvent::Frozen { id, watermark, position });
     }
 
@@ -394,11 +403,14 @@ impl ShardCore {
         if !part.tail_closed || !part.walk_done || self.journal.durable() < part.durable_at {
             return;
         }
-        if self.keyspace.is_walking() {
-            self.keyspace.end_walk();
-        }
+        let digests = self.keyspace.end_walk();
         let part = self.cut.running.take().expect("it was just looked at");
-        self.effects.snapshot.push(CutEvent::Done { id: part.request.id, tail: part.tail });
+        self.effects.snapshot.push(CutEvent::Done {
+            id: part.request.id,
+            tail: part.tail,
+            log_end: part.durable_at,
+            digests,
+        });
     }
 
     fn abandon_cut(&mut self, reason: AbandonReason) {

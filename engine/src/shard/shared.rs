@@ -30,6 +30,9 @@ pub struct Shared {
     peak_memory_bytes: AtomicU64,
     /// Asks the machine what this process costs; nobody does in a simulation.
     pub usage: OnceLock<fn() -> ProcessUsage>,
+
+    /// Keys past their time are not looked for.
+    pub keeps_expired: AtomicBool,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
     /// A shard has failed: the others end at once.
@@ -204,6 +207,8 @@ impl Shared {
             out_of_space: AtomicU64::new(0),
             peak_memory_bytes: AtomicU64::new(0),
             usage: OnceLock::new(),
+
+            keeps_expired: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
