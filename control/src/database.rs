@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, OpenError, Recovered};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
 use cutwater_snapshot::claim::{Claimant, Takeover};
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{Identity, WriterNonce};
@@ -54,6 +56,12 @@ pub struct DatabaseConfig {
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
+    /// The keys that seal; empty: nothing is sealed.
+    pub keys: Keyring,
+    /// Whether to open with keys what is not sealed, as when sealing begins.
+    pub accept_plain: bool,
+    /// How snapshots are compressed.
+    pub compression: Compression,
     /// The data directory's own store, which nobody may write to when the directory is given back.
     local: Option<LocalStore>,
 }
@@ -81,7 +89,7 @@ impl DatabaseConfig {
         engine.lock = data_dir.take_lock();
         let identity = data_dir.identity().ids();
         let (local, store) = (Some(store.clone()), Arc::new(store));
-        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, local })
+        Ok(Self { local, ..Self::new(engine, identity, store) })
     }
 
     /// A new database in memory only, whose snapshots go to `store`. Two shards, not pinned, no
@@ -91,8 +99,20 @@ impl DatabaseConfig {
     /// [`DatabaseError::Identity`] if the kernel gives no random bytes.
     pub fn memory(store: Arc<dyn ObjectStore>) -> Result<Self, DatabaseError> {
         let identity = identity::Identity::new_database()?.ids();
-        let (engine, local) = (EngineConfig::memory(), None);
-        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, local })
+        Ok(Self::new(EngineConfig::memory(), identity, store))
+    }
+
+    fn new(engine: EngineConfig, identity: Identity, store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            engine,
+            identity,
+            store,
+            checkpoint_log_bytes: None,
+            keys: Keyring::default(),
+            accept_plain: false,
+            compression: Compression::None,
+            local: None,
+        }
     }
 }
 
@@ -141,6 +161,7 @@ pub struct Database {
     tasks: Vec<JoinHandle<()>>,
     store: Arc<dyn ObjectStore>,
     local: Option<LocalStore>,
+    keys: Keyring,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -150,7 +171,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
-        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, local } = config;
+        let DatabaseConfig { mut engine, identity, store, keys, local, .. } = config;
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
         let Takeover { claimant, aborted } =
             Claimant::take_over(Arc::clone(&store), identity, nonce, wall_micros()).await?;
@@ -158,6 +179,8 @@ impl Database {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
         }
         let mut catalog = Catalog::load(&*store, identity.database).await?;
+        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
+        check_keys(&mut catalog, &keys)?;
         look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;
 
@@ -167,7 +190,7 @@ impl Database {
             u128::from_be_bytes(identity.database.0),
             u128::from_be_bytes(identity.history.0),
         ));
-        engine.images = images(&store, &catalog, identity, engine.log);
+        engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
@@ -181,11 +204,21 @@ impl Database {
             catalog,
             data_dir,
             history: identity.history,
-            checkpoint_log_bytes,
+            checkpoint_log_bytes: config.checkpoint_log_bytes,
+            keys: keys.ring.clone(),
+            compression: config.compression,
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
-        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, local, shutdown })
+        Ok(Self {
+            engine,
+            coordinator,
+            tasks: vec![actor, admin],
+            store,
+            local,
+            keys: keys.ring,
+            shutdown,
+        })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -253,7 +286,7 @@ impl Database {
     /// # Errors
     /// As for [`restore`].
     pub async fn restore(&self, id: SnapshotId, into: &Path) -> Result<Manifest, DatabaseError> {
-        restore(&self.store, id, into).await
+        restore(&self.store, id, &self.keys, into).await
     }
 
     /// Completes when a client has sent SHUTDOWN.
@@ -302,6 +335,33 @@ impl Drop for Database {
     }
 }
 
+/// The keys, and how strictly they are meant.
+struct Keys {
+    ring: Keyring,
+    accept_plain: bool,
+}
+
+impl Keys {
+    /// What this snapshot is read with.
+    fn for_reading(&self, manifest: &Manifest) -> Keyring {
+        let is_accepted = self.accept_plain && manifest.wrapped_key().is_none();
+        if is_accepted { Keyring::default() } else { self.ring.clone() }
+    }
+}
+
+/// Refuses to start without the key of the newest snapshot, rather than with an older one that
+/// happens to open; and trusts no manifest that was altered.
+fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), DatabaseError> {
+    if let Some(newest) = catalog.published().next_back()
+        && let Err(refused @ SnapshotError::Refused { .. }) =
+            newest.unlock(&keys.for_reading(newest))
+    {
+        return Err(refused.into());
+    }
+    catalog.authenticate(&keys.ring, keys.accept_plain);
+    Ok(())
+}
+
 /// Says which snapshots cannot be read. If that is all of them, then starting from nothing would
 /// hide it, and end in a new log beside the only copy.
 fn look_at_unreadable(catalog: &Catalog, log: bool) -> Result<(), DatabaseError> {
@@ -338,6 +398,7 @@ fn images(
     store: &Arc<dyn ObjectStore>,
     catalog: &Catalog,
     identity: Identity,
+    keys: &Keys,
     log: bool,
 ) -> Vec<Box<dyn ImageSource>> {
     if !log {
@@ -345,7 +406,13 @@ fn images(
     }
     let image = |manifest: &Manifest| {
         let (runtime, store) = (Runtime::current(), Arc::clone(store));
-        let image = SnapshotImage::new(runtime, store, manifest.clone(), identity.history);
+        let image = SnapshotImage::new(
+            runtime,
+            store,
+            manifest.clone(),
+            identity.history,
+            keys.for_reading(manifest),
+        );
         Box::new(image) as Box<dyn ImageSource>
     };
     catalog.published().rev().take(2).map(image).collect()
@@ -359,9 +426,10 @@ fn images(
 pub async fn restore(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
+    keys: &Keyring,
     into: &Path,
 ) -> Result<Manifest, DatabaseError> {
-    let manifest = restore_snapshot(store, id, into, &|_| {}).await?;
+    let manifest = restore_snapshot(store, id, into, keys, &|_| {}).await?;
     let fork = Fork { parent: manifest.identity().history, lsn: manifest.meta().end_lsn };
     let identity = identity::Identity::forked(manifest.identity().database, fork)?;
     identity.create(into)?;

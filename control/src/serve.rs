@@ -9,11 +9,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cutwater_engine::engine::OpenError;
+use cutwater_engine::seal::Keyring;
+use cutwater_snapshot::error::{Refusal, SnapshotError};
 
 use crate::banner::Banner;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::database::{Database, DatabaseConfig, DatabaseError};
+use crate::keys::{KeyError, keyring};
 use crate::placement::Placement;
 
 /// Why a server did not start, or ended before it was told to.
@@ -22,6 +25,9 @@ pub enum ServeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The database did not open, or has failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -32,7 +38,11 @@ impl ServeError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::DataDir(error) => error.remedy(),
+            Self::Keys(error) => error.remedy(),
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
+            Self::Database(DatabaseError::Store(SnapshotError::Refused { reason, .. })) => {
+                refusal_remedy(reason)
+            }
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."
             }
@@ -54,6 +64,20 @@ impl ServeError {
     }
 }
 
+/// What to do about keys that do not fit the data.
+fn refusal_remedy(reason: &Refusal) -> &'static str {
+    match reason {
+        Refusal::Plain => {
+            "Start once with --accept-plain too, if this data was never sealed; otherwise somebody \
+             has replaced it."
+        }
+        Refusal::NoKey { .. } | Refusal::Key(_) => {
+            "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the \
+             active one."
+        }
+    }
+}
+
 /// Serves until `shutdown` completes. `ready` is called once, when clients can connect.
 ///
 /// Runs on a tokio runtime whose threads the caller has placed on `placement.control`.
@@ -66,8 +90,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(&Banner),
 ) -> Result<(), ServeError> {
+    // Before anything is made: a key that cannot be read is no reason for a new directory.
+    let keys = keyring(&config.key_files, config.keys.as_ref())?;
     let data_dir = DataDir::open(&config.data_dir, config.log)?;
-    let running = start(config, placement, data_dir).await?;
+    let running = start(config, placement, data_dir, keys).await?;
     ready(&banner(config, placement, &running.started()));
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
@@ -146,6 +172,7 @@ async fn start(
     config: &Config,
     placement: &Placement,
     data_dir: DataDir,
+    keys: Keyring,
 ) -> Result<Running, ServeError> {
     let mut database = DatabaseConfig::data_dir(data_dir)?;
     let engine = &mut database.engine;
@@ -165,6 +192,9 @@ async fn start(
     let stall_limit_ms = u64::try_from(config.snapshot_stall_limit.as_millis());
     engine.snapshot_stall_limit_ms = stall_limit_ms.unwrap_or(u64::MAX);
     database.checkpoint_log_bytes = config.checkpoint_log_bytes;
+    database.keys = keys;
+    database.accept_plain = config.accept_plain;
+    database.compression = config.compression;
     Ok(Running { database: Database::open(database).await? })
 }
 

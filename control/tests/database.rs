@@ -10,6 +10,7 @@ use cutwater_control::coordinator::CoordinatorError;
 use cutwater_control::database::{DatabaseError, restore};
 use cutwater_control::{Database, DatabaseConfig};
 use cutwater_engine::Client;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::local::LocalStore;
@@ -83,7 +84,7 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
     assert_eq!(ids(&database.list().await.unwrap()).len(), 2);
     database.close().await.unwrap();
     let into = target.path().join("from the store");
-    restore(store, taken[1], &into).await.unwrap();
+    restore(store, taken[1], &Keyring::default(), &into).await.unwrap();
     let mut config = directory(&into);
     config.engine.shards = 3;
     let restored = Database::open(config).await.unwrap();

@@ -173,12 +173,15 @@ impl Catalog {
 
     /// Authenticates every manifest by the configured keys: what was altered, or is plain although
     /// keys are configured, cannot be read. What is sealed under a key that is not there stays
-    /// listed, and is refused when it is read.
-    pub fn authenticate(&mut self, keys: &Keyring) {
+    /// listed, and is refused when it is read. What is plain stays, too, if `accept_plain`.
+    pub fn authenticate(&mut self, keys: &Keyring, accept_plain: bool) {
         for entry in &mut self.entries {
             let Some(manifest) = entry.manifest() else { continue };
             let refused = match manifest.unlock(keys) {
                 Ok(_) => continue,
+                Err(SnapshotError::Refused { reason: Refusal::Plain, .. }) if accept_plain => {
+                    continue;
+                }
                 Err(SnapshotError::Refused {
                     reason: Refusal::NoKey { .. } | Refusal::Key(_),
                     ..

@@ -167,7 +167,7 @@ async fn only_the_right_keys_open() {
         assert!(!error.is_corruption() && !error.is_retryable());
         // It is listed all the same.
         let mut catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
-        catalog.authenticate(&keys);
+        catalog.authenticate(&keys, false);
         assert_eq!(catalog.published().count(), 1);
     }
     let (store, manifest) = written(&plain(), Compression::None, 1).await;
@@ -175,7 +175,7 @@ async fn only_the_right_keys_open() {
     let error = refused(&store, manifest.id(), &ring(), &path).await;
     assert!(error.contains("it is not sealed, although keys are configured"), "{error}");
     let mut catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
-    catalog.authenticate(&ring());
+    catalog.authenticate(&ring(), false);
     assert_eq!(catalog.published().count(), 0);
 }
 
@@ -356,7 +356,7 @@ async fn a_manifest_edited_by_hand() {
         let error = refused(&store, manifest.id(), &ring(), &path).await;
         assert!(error.contains("it was altered after it was written"), "{what}: {error}");
         let mut catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
-        catalog.authenticate(&ring());
+        catalog.authenticate(&ring(), false);
         let state = &catalog.entries()[0].state;
         assert!(matches!(state, EntryState::Unreadable { .. }), "{what}: {state:?}");
     }

@@ -5,6 +5,7 @@
 //! an error says what happened, where, and on the next line what to do.
 
 mod failure;
+mod keys;
 mod offline;
 mod output;
 mod restore;
@@ -35,6 +36,7 @@ Examples:
   cutwater snapshot create                     take a snapshot of the local server
   cutwater snapshot list --store file:///var/lib/cw/store
   cutwater restore --store file:///var/lib/cw/store --snapshot 7 --into /var/lib/new
+  cutwater keygen --out /etc/cutwater.key      make a key; serve with --key-file ID=PATH
 
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration.";
 
@@ -54,11 +56,13 @@ struct CommandLine {
 enum Command {
     /// Serve a data directory; what cutwater does without a command
     Serve(serve::ServeFlags),
-    /// Create, list, show, delete or verify snapshots
+    /// Create, list, show, delete, verify or rekey snapshots
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Restore a snapshot into a new data directory
     Restore(restore::RestoreArgs),
+    /// Make a key that seals snapshots and log
+    Keygen(keys::KeygenArgs),
 }
 
 /// Runs one command line to its end.
@@ -95,7 +99,8 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
     match command_line.command.unwrap_or(Command::Serve(command_line.serve)) {
         Command::Serve(flags) => serve::execute(&flags, variables),
         Command::Snapshot(command) => snapshot::execute(command, variables),
-        Command::Restore(args) => restore::execute(&args),
+        Command::Restore(args) => restore::execute(&args, variables),
+        Command::Keygen(args) => keys::generate(&args),
     }
 }
 

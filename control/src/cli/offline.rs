@@ -10,17 +10,19 @@ use std::sync::Arc;
 
 use cutwater_control::identity::{Fork, Identity, IdentityError};
 use cutwater_engine::engine::lock::{DataLock, LockError};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::claim::Claim;
 use cutwater_snapshot::delete::delete_snapshot;
-use cutwater_snapshot::error::{SnapshotError, StoreError};
+use cutwater_snapshot::error::{Refusal, SnapshotError, StoreError};
 use cutwater_snapshot::ident::DatabaseId;
 use cutwater_snapshot::manifest::Record;
 use cutwater_snapshot::paths::{self, Named};
+use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::restore::restore_snapshot;
-use cutwater_snapshot::store::StoreUrl;
+use cutwater_snapshot::store::{S3Options, StoreUrl};
 use cutwater_snapshot::verify::verify;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
@@ -79,6 +81,12 @@ impl OfflineError {
                 "Give --into a folder that is new or empty; one that a failed restore left may be \
                  removed."
             }
+            Self::Snapshot(S::Refused { reason: Refusal::Plain, .. }) => {
+                "Give no --key-file, if it was never sealed; otherwise somebody has replaced it."
+            }
+            Self::Snapshot(S::Refused { .. } | S::NoKeys) => {
+                "Give its key with --key-file ID=PATH."
+            }
             Self::Snapshot(error) if error.is_corruption() => {
                 "Use another snapshot, or another copy of this one."
             }
@@ -100,6 +108,8 @@ pub struct Store {
     store: Arc<dyn ObjectStore>,
     /// The data directory whose local store this is, if it is one.
     data_dir: Option<PathBuf>,
+    /// What opens the snapshots.
+    keys: Keyring,
     runtime: Runtime,
 }
 
@@ -108,20 +118,24 @@ impl Store {
     ///
     /// # Errors
     /// [`OfflineError`].
-    pub fn open(url: &str) -> Result<Self, OfflineError> {
+    pub fn open(url: &str, keys: Keyring) -> Result<Self, OfflineError> {
         let url = StoreUrl::parse(url).map_err(SnapshotError::Store)?;
-        let StoreUrl::File(folder) = &url;
-        // Opening would make the folder, and a mistyped one would be an empty store.
-        let Some(path) = folder.canonicalize().ok().filter(|path| path.is_dir()) else {
-            return Err(OfflineError::NoStore { folder: folder.clone() });
+        let data_dir = match &url {
+            StoreUrl::File(folder) => {
+                // Opening would make the folder, and a mistyped one would be an empty store.
+                let Some(path) = folder.canonicalize().ok().filter(|path| path.is_dir()) else {
+                    return Err(OfflineError::NoStore { folder: folder.clone() });
+                };
+                match path.parent() {
+                    Some(parent) => Identity::read(parent)?.map(|_| parent.to_owned()),
+                    None => None,
+                }
+            }
+            StoreUrl::S3 { .. } => None,
         };
-        let data_dir = match path.parent() {
-            Some(parent) => Identity::read(parent)?.map(|_| parent.to_owned()),
-            None => None,
-        };
-        let store = url.open().map_err(SnapshotError::Store)?;
+        let store = url.open(&S3Options::default()).map_err(SnapshotError::Store)?;
         let runtime = Runtime::new().map_err(OfflineError::Setup)?;
-        Ok(Self { store, data_dir, runtime })
+        Ok(Self { store, data_dir, keys, runtime })
     }
 
     /// Every snapshot, by `end_lsn`.
@@ -163,8 +177,19 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::Damaged`] names object, offset and reason.
     pub fn verify(&self, id: SnapshotId) -> Result<(), OfflineError> {
-        self.runtime.block_on(verify(&self.store, id, &|_| {}))?;
+        self.runtime.block_on(verify(&self.store, id, &self.keys, &|_| {}))?;
         Ok(())
+    }
+
+    /// Brings one snapshot, or all, under the active key; says how many were under another.
+    ///
+    /// # Errors
+    /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::NoKeys`], or
+    /// [`SnapshotError::Refused`] where a key is missing.
+    pub fn rekey(&self, id: Option<SnapshotId>) -> Result<usize, OfflineError> {
+        let _lock = self.data_dir.as_deref().map(DataLock::acquire).transpose()?;
+        let rekeyed = self.runtime.block_on(rekey(&*self.store, id, &self.keys))?;
+        Ok(rekeyed.manifests.len())
     }
 
     /// Makes a new data directory that holds the snapshot and continues the database in a new
@@ -173,7 +198,7 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::NotEmpty`] if there is anything already, or [`OfflineError`].
     pub fn restore(&self, id: SnapshotId, into: &Path) -> Result<(), OfflineError> {
-        let copy = restore_snapshot(&self.store, id, into, &|_| {});
+        let copy = restore_snapshot(&self.store, id, into, &self.keys, &|_| {});
         let manifest = self.runtime.block_on(copy)?;
         let _lock = DataLock::acquire(into)?;
         let ids = manifest.identity();
@@ -185,7 +210,12 @@ impl Store {
     fn catalog(&self) -> Result<Catalog, OfflineError> {
         self.runtime.block_on(async {
             let database = database_of(&*self.store).await?;
-            Ok(Catalog::load(&*self.store, database).await?)
+            let mut catalog = Catalog::load(&*self.store, database).await?;
+            // Without keys a listing shows what the manifests say.
+            if !self.keys.is_empty() {
+                catalog.authenticate(&self.keys, false);
+            }
+            Ok(catalog)
         })
     }
 }
@@ -249,7 +279,8 @@ mod tests {
             for n in 1..=count {
                 let uuid = SnapshotUuid([n as u8; 16]);
                 let spec = SnapshotSpec::base(Lsn(n * 100), 1, uuid, n);
-                let writer = SnapshotWriter::begin(&mut claimant, spec).await.unwrap();
+                let writer =
+                    SnapshotWriter::begin(&mut claimant, spec, &Keyring::default()).await.unwrap();
                 let mut core = writer.core(ShardId(0));
                 let (db, key, value) = (DbIndex(0), b"key".as_slice(), b"value".as_slice());
                 let mut body = Vec::new();
@@ -278,7 +309,7 @@ mod tests {
     #[test]
     fn list_show_and_verify() {
         let (dir, _) = data_dir(2);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = Store::open(&url(dir.path()), Keyring::default()).unwrap();
         let ids = published(&store);
         assert_eq!(ids.len(), 2);
         let row = store.show(SnapshotId(ids[1])).unwrap();
@@ -294,7 +325,7 @@ mod tests {
     #[test]
     fn checkpoints_stay_and_a_running_server_is_asked_instead() {
         let (dir, _) = data_dir(3);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = Store::open(&url(dir.path()), Keyring::default()).unwrap();
         let ids = published(&store);
         let lock = DataLock::acquire(dir.path()).unwrap();
         let error = store.delete(SnapshotId(ids[0])).unwrap_err();
@@ -313,7 +344,7 @@ mod tests {
     fn a_copy_of_a_store_may_lose_all() {
         let (dir, _) = data_dir(1);
         std::fs::remove_file(dir.path().join("database.toml")).unwrap();
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = Store::open(&url(dir.path()), Keyring::default()).unwrap();
         let ids = published(&store);
         store.delete(SnapshotId(ids[0])).unwrap();
         assert!(published(&store).is_empty());
@@ -322,7 +353,7 @@ mod tests {
     #[test]
     fn a_restore_begins_a_new_history_in_a_new_directory() {
         let (dir, identity) = data_dir(2);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = Store::open(&url(dir.path()), Keyring::default()).unwrap();
         let id = SnapshotId(published(&store)[0]);
         let target = tempfile::tempdir().unwrap();
         let into = target.path().join("new");
@@ -332,7 +363,7 @@ mod tests {
         assert_ne!(restored.history, identity.history);
         let fork = Fork { parent: identity.history, lsn: Lsn(100) };
         assert_eq!(restored.fork, Some(fork));
-        let copy = Store::open(&url(&into)).unwrap();
+        let copy = Store::open(&url(&into), Keyring::default()).unwrap();
         assert_eq!(published(&copy), [id.0]);
         copy.verify(id).unwrap();
         let error = store.restore(id, &into).unwrap_err();
@@ -343,13 +374,13 @@ mod tests {
     #[test]
     fn a_store_that_is_none_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Store::open(&url(dir.path())).err().unwrap();
+        let error = Store::open(&url(dir.path()), Keyring::default()).err().unwrap();
         let folder = dir.path().join("store");
         assert_eq!(error.to_string(), format!("there is no store at {}", folder.display()));
         assert!(!error.is_usage() && !folder.exists());
-        let error = Store::open("s3://bucket").err().unwrap();
+        let error = Store::open("s3://bucket", Keyring::default()).err().unwrap();
         assert!(error.is_usage() && error.remedy().contains("file:///DIR"), "{error}");
         std::fs::create_dir(&folder).unwrap();
-        assert_eq!(Store::open(&url(dir.path())).unwrap().list().unwrap(), []);
+        assert_eq!(Store::open(&url(dir.path()), Keyring::default()).unwrap().list().unwrap(), []);
     }
 }

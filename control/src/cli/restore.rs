@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use cutwater_engine::types::SnapshotId;
 
 use super::failure::Failure;
+use super::keys::KeyArgs;
 use super::offline::Store;
-use super::output;
+use super::{Variables, output};
 
 /// What to restore, and where to.
 #[derive(clap::Args)]
@@ -21,11 +22,14 @@ pub struct RestoreArgs {
     /// The data directory to make; it must be new or empty
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Restores, and says how to go on.
-pub fn execute(args: &RestoreArgs) -> Result<(), Failure> {
-    Store::open(&args.store)?.restore(SnapshotId(args.snapshot), &args.into)?;
+pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure> {
+    let keys = args.keys.keyring(variables)?;
+    Store::open(&args.store, keys)?.restore(SnapshotId(args.snapshot), &args.into)?;
     let into = args.into.display();
     output::print(&format!(
         "restored snapshot {} into {into}\nserve it with: cutwater serve --data-dir {into}",

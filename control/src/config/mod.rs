@@ -20,6 +20,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
+use cutwater_snapshot::compression::Compression;
+
+use crate::keys::KeyFile;
 
 pub use self::error::{ConfigError, Place};
 pub use self::load::{MAX_FILE_BYTES, OTHER_VARIABLES};
@@ -61,6 +64,14 @@ pub struct Config {
     pub max_clients: u32,
     /// How long a write may wait for a snapshot before the snapshot is given up.
     pub snapshot_stall_limit: Duration,
+    /// The files of the keys that seal; the first is active.
+    pub key_files: Vec<KeyFile>,
+    /// Further keys, as `CUTWATER_KEYS` holds them.
+    pub keys: Option<Secret>,
+    /// Whether to start with keys on data that is not sealed.
+    pub accept_plain: bool,
+    /// How snapshots are compressed.
+    pub compression: Compression,
 }
 
 impl Config {
@@ -84,6 +95,10 @@ impl Config {
             checkpoint_log_bytes: None,
             max_clients: 10_000,
             snapshot_stall_limit: Duration::from_secs(1),
+            key_files: Vec::new(),
+            keys: None,
+            accept_plain: false,
+            compression: Compression::None,
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
 
+use crate::keys::KeyFile;
+
 use super::units::{parse_duration, parse_size_bytes};
 use super::{Config, LogFormat, Secret};
 
@@ -34,6 +36,9 @@ pub struct Setting {
     pub allowed: &'static str,
     /// Whether its value must never be shown.
     pub is_secret: bool,
+    /// Whether it may be given several times, and as a list in the file. Its text then has a line
+    /// for each; in a variable commas stand between them.
+    pub is_list: bool,
     /// Sets it from text; `None` if the text is not allowed.
     pub(super) set: fn(&mut Config, &str) -> Option<()>,
 }
@@ -64,11 +69,11 @@ const fn setting(
     allowed: &'static str,
     set: fn(&mut Config, &str) -> Option<()>,
 ) -> Setting {
-    Setting { name, value_name, help, allowed, is_secret: false, set }
+    Setting { name, value_name, help, allowed, is_secret: false, is_list: false, set }
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 17] = [
+pub static SETTINGS: [Setting; 20] = [
     setting(
         "bind",
         "ADDRESS",
@@ -204,6 +209,34 @@ pub static SETTINGS: [Setting; 17] = [
             put(&mut config.snapshot_stall_limit, limit)
         },
     ),
+    Setting {
+        is_list: true,
+        ..setting(
+            "key-file",
+            "ID=PATH",
+            "Seal snapshots and log with the key in this file (cutwater keygen); repeatable, the \
+             first is the one that seals",
+            "ID=PATH, where the id has 1 to 64 characters of A-Z a-z 0-9 . _ -",
+            |config, text| {
+                let files: Option<Vec<_>> = text.lines().map(KeyFile::parse).collect();
+                put(&mut config.key_files, files)
+            },
+        )
+    },
+    setting(
+        "accept-plain",
+        "",
+        "Start with keys on data that is not sealed, as when sealing begins",
+        "yes or no",
+        |config, text| put(&mut config.accept_plain, yes_no(text)),
+    ),
+    setting(
+        "compression",
+        "KIND",
+        "How snapshots are compressed: none, lz4 or zstd[:LEVEL] [default: none]",
+        "none, lz4, zstd or zstd:LEVEL with a level from 1 to 19",
+        |config, text| put(&mut config.compression, text.parse().ok()),
+    ),
 ];
 
 fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
@@ -278,6 +311,9 @@ mod tests {
             ("checkpoint-log", &["4kb", "64mb", "1GiB"], &["4095", "0", "big", ""]),
             ("maxclients", &["1", "1000000"], &["0", "1000001"]),
             ("snapshot-store", &["s3://x"], &[]),
+            ("key-file", &["a=b", "a=/x\nb=/y"], &["a", "a b=c", "a=x\nb"]),
+            ("accept-plain", &["yes", "no"], &["", "1"]),
+            ("compression", &["none", "lz4", "zstd", "zstd:19"], &["", "zip", "zstd:20"]),
             ("snapshot-stall-limit", &["0", "500ms", "10s", "1h"], &["10", "2h", ""]),
         ] {
             let setting = SETTINGS.iter().find(|setting| setting.name == name).unwrap();

@@ -7,19 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cutwater_engine::Engine;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog};
 use cutwater_snapshot::claim::Claimant;
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::verify::verify;
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::job::{self, CHECKPOINT};
+use super::job::{self, CHECKPOINT, Form};
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
 use super::recycle::{checkpoints, old_log_bytes, recycle};
 
@@ -46,6 +49,10 @@ pub struct CoordinatorSetup {
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
+    /// The keys that seal; empty: nothing is sealed.
+    pub keys: Keyring,
+    /// How snapshots are compressed.
+    pub compression: Compression,
 }
 
 /// The log that is allowed before a checkpoint, where nothing is configured.
@@ -78,6 +85,7 @@ struct Actor {
     data_dir: Option<PathBuf>,
     history: HistoryId,
     checkpoint_log_bytes: Option<u64>,
+    form: Form,
     job: Option<Job>,
     old_log_bytes: u64,
     /// What the newest checkpoint covers of this start's logs, by shard; `None` if it is of an
@@ -105,6 +113,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         data_dir: setup.data_dir,
         history: setup.history,
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
+        form: Form { keys: setup.keys, compression: setup.compression },
         job: None,
         retry_at_bytes: 0,
         published: 0,
@@ -145,13 +154,14 @@ impl Actor {
             },
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
             Message::Verify(id, reply) => {
-                let store = Arc::clone(&self.store);
+                let (store, keys) = (Arc::clone(&self.store), self.form.keys.clone());
                 tokio::spawn(async move {
-                    let report = verify(&store, id, &|_| {}).await;
+                    let report = verify(&store, id, &keys, &|_| {}).await;
                     drop(reply.send(report.map_err(CoordinatorError::from)));
                 });
             }
             Message::Delete(id, reply) => drop(reply.send(self.delete(id, "deleted").await)),
+            Message::Rekey(id, reply) => drop(reply.send(self.rekey(id).await)),
             Message::Status(reply) => drop(reply.send(Ok(self.status()))),
             Message::Close(_) => unreachable!("the loop takes it"),
         }
@@ -159,14 +169,14 @@ impl Actor {
 
     fn begin(&mut self, reply: Option<Reply<Manifest>>) {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
-        let engine = Arc::clone(&self.engine);
+        let (engine, form) = (Arc::clone(&self.engine), self.form.clone());
         let written_bytes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&written_bytes);
         let id = claimant.next_id();
         let reason = reply.is_none().then_some(CHECKPOINT);
         tracing::info!(snapshot = id.0, "snapshot begins");
         let handle = tokio::spawn(async move {
-            let result = job::take(&engine, &mut claimant, reason, &counter).await;
+            let result = job::take(&engine, &mut claimant, &form, reason, &counter).await;
             (claimant, result)
         });
         self.job = Some(Job { id, handle, written_bytes, reply });
@@ -214,7 +224,7 @@ impl Actor {
 
     /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
     async fn let_go(&mut self, id: SnapshotId) {
-        if let Err(error) = verify(&self.store, id, &|_| {}).await {
+        if let Err(error) = verify(&self.store, id, &self.form.keys, &|_| {}).await {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
             return;
@@ -247,6 +257,14 @@ impl Actor {
         let (tombstone, _) = delete_snapshot(&*self.store, id, &protected, reason).await?;
         self.catalog.bury(tombstone);
         Ok(())
+    }
+
+    /// Here and not beside the actor: nothing may be deleted meanwhile.
+    async fn rekey(&mut self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
+        let rekeyed = rekey(&*self.store, id, &self.form.keys).await?;
+        let count = rekeyed.manifests.len() as u64;
+        rekeyed.manifests.into_iter().for_each(|manifest| self.catalog.add(manifest));
+        Ok(count)
     }
 
     fn tick(&mut self) {

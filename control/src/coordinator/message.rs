@@ -75,6 +75,8 @@ pub(super) enum Message {
     Verify(SnapshotId, Reply<VerifyReport>),
     /// Answered when the objects are gone.
     Delete(SnapshotId, Reply<()>),
+    /// Answered when every manifest that had to be was written anew, with how many they were.
+    Rekey(Option<SnapshotId>, Reply<u64>),
     /// Answered at once.
     Status(Reply<Status>),
     /// Ends the actor; a job under way is given up.
@@ -118,6 +120,14 @@ impl Handle {
     /// Why not.
     pub async fn delete(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
         self.ask(|reply| Message::Delete(id, reply)).await
+    }
+
+    /// Brings one snapshot, or all of them, under the active key; says how many were under another.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn rekey(&self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
+        self.ask(|reply| Message::Rekey(id, reply)).await
     }
 
     /// Where the coordinator stands.
