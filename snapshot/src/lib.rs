@@ -8,6 +8,7 @@
 //! Everything runs on the caller's tokio runtime. Nothing here reads the clock; randomness comes
 //! from the constructors of [`ident`] only.
 
+pub mod archive;
 pub mod catalog;
 pub mod chunk;
 pub mod claim;

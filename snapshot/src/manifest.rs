@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 
 use crate::chunk::mismatch;
 use crate::error::{Damage, Flaw};
-use crate::ident::{DatabaseId, HistoryId, Identity, SnapshotUuid};
+use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid};
 use crate::msgpack::{self, CrcField};
 use crate::paths::{Named, SnapshotName};
 
@@ -126,6 +126,10 @@ pub struct RawManifest {
     pub database_id: DatabaseId,
     /// The history.
     pub history_id: HistoryId,
+    /// The history that it forked off, if it began by a restore.
+    pub parent_history: Option<HistoryId>,
+    /// The last LSN that both have.
+    pub fork_lsn: Option<Lsn>,
     /// The attempt.
     pub snapshot_uuid: SnapshotUuid,
     /// What became of it.
@@ -225,6 +229,8 @@ impl RawManifest {
             num_cores: 0,
             database_id: identity.database,
             history_id: identity.history,
+            parent_history: identity.fork.map(|fork| fork.parent),
+            fork_lsn: identity.fork.map(|fork| fork.lsn),
             snapshot_uuid,
             state,
             reason: Some(reason),
@@ -279,6 +285,8 @@ impl RawManifest {
     fn check_kind(&self) -> Result<(), Flaw> {
         let parent = self.meta.parent_id.is_some();
         equal("parent_id is there", self.meta.kind == SnapshotKind::Delta, parent)?;
+        let fork = self.parent_history.is_some();
+        equal("parent_history and fork_lsn are there", fork, self.fork_lsn.is_some())?;
         equal("compression", COMPRESSION_NONE, self.compression.as_str())?;
         if self.key_id.is_some() || self.wrapped_key.is_some() {
             return Err(mismatch("key_id", "nil", "set: sealed objects are not supported"));
@@ -361,7 +369,12 @@ impl Manifest {
 
     /// The database and the history.
     pub fn identity(&self) -> Identity {
-        Identity { database: self.raw.database_id, history: self.raw.history_id }
+        let fork = self.raw.parent_history.zip(self.raw.fork_lsn);
+        Identity {
+            database: self.raw.database_id,
+            history: self.raw.history_id,
+            fork: fork.map(|(parent, lsn)| Fork { parent, lsn }),
+        }
     }
 
     /// The attempt.

@@ -27,7 +27,7 @@ use object_store::path::Path;
 use object_store::*;
 
 pub const IDENTITY: Identity =
-    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]) };
+    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]), fork: None };
 
 /// Every store that the conformance suite runs over; the guard keeps its folder.
 pub fn stores() -> Vec<(&'static str, Arc<dyn ObjectStore>, Option<tempfile::TempDir>)> {
