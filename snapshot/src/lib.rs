@@ -21,6 +21,7 @@ pub mod local;
 pub mod manifest;
 mod msgpack;
 pub mod paths;
+pub mod plan;
 pub mod reader;
 pub mod restore;
 pub mod store;

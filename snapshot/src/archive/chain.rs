@@ -18,6 +18,9 @@ use crate::store;
 
 /// Headers that are read at once.
 const READS_AT_ONCE: usize = 32;
+/// Headers that a search for the head reads before it looks whether it has found it; more than a
+/// head can have late objects of superseded writers around it.
+const HEAD_BATCH: usize = 128;
 
 /// One object of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub struct WalEntry {
     /// Its length in bytes.
     pub size_bytes: u64,
     /// Its header, or why that is not believed.
-    pub header: Result<WalHeader, String>,
+    pub header: Result<WalHeader, Damage>,
 }
 
 /// The objects of an archive.
@@ -123,8 +126,9 @@ fn chain<'a>(headers: impl DoubleEndedIterator<Item = &'a WalHeader>) -> Vec<&'a
     chain
 }
 
-/// Where a writer of this identity goes on. Reads from the newest object down, and stops where
-/// nothing of its history can come any more.
+/// Where a writer of this identity goes on. Reads from the newest object down, a batch at a time,
+/// and stops where nothing of its history can come any more: a history's objects are younger than
+/// the last one of its parent before the fork.
 ///
 /// # Errors
 /// As for [`Archive::load`], and [`ArchiveError::Damaged`] if a header cannot be believed that might
@@ -135,32 +139,30 @@ pub async fn find_head(
 ) -> Result<ChainHead, ArchiveError> {
     let (numbers, _) = list(store).await?;
     let last = numbers.keys().next_back().copied().unwrap_or_default();
-    let mut late_below = None;
-    for (&number, &bytes) in numbers.iter().rev() {
-        let entry = read(store, identity.database, number, bytes).await?;
-        let header = match entry.header {
-            Ok(header) => header,
-            Err(reason) => {
-                let flaw = Flaw::MessagePack(reason);
-                return Err(Damage::whole(paths::wal(number.0), flaw).into());
-            }
-        };
-        if header.identity.history == identity.history {
-            // One that an older object's epoch exceeds came late; the true head lies below.
-            late_below.get_or_insert_with(Vec::new).push(header);
-            continue;
+    let newest: Vec<_> = numbers.into_iter().rev().collect();
+    for batch in newest.chunks(HEAD_BATCH) {
+        let reads: Vec<_> = batch
+            .iter()
+            .map(|&(number, bytes)| read(store, identity.database, number, bytes))
+            .collect();
+        let mut entries: Vec<WalEntry> =
+            stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        entries.reverse();
+        let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
+        let own = chain(headers().filter(|header| header.identity.history == identity.history));
+        let own = own.last().map(|header| (*header).clone());
+        let above = own.as_ref().map_or(WalNumber(0), |header| header.link.number);
+        let mut newer = entries.iter().filter(|entry| entry.number > above);
+        if let Some(damage) = newer.find_map(|entry| entry.header.as_ref().err()) {
+            return Err(damage.clone().into());
         }
-        if let Some(fork) = identity.fork
-            && header.to <= fork.lsn
-        {
-            break;
+        let is_before_fork =
+            |header: &WalHeader| identity.fork.is_some_and(|fork| header.to <= fork.lsn);
+        if own.is_some() || headers().any(is_before_fork) {
+            return Ok(ChainHead { last, own });
         }
     }
-    let own = late_below.map(|mut headers| {
-        headers.reverse();
-        chain(headers.iter()).last().map(|header| (*header).clone())
-    });
-    Ok(ChainHead { last, own: own.flatten() })
+    Ok(ChainHead { last, own: None })
 }
 
 /// The objects by number, with their lengths.
@@ -205,5 +207,5 @@ async fn read(
         let (expected, found) = (database, header.identity.database);
         return Err(ArchiveError::ForeignDatabase { object: path.to_string(), expected, found });
     }
-    Ok(WalEntry { number, size_bytes, header: header.map_err(|damage| damage.to_string()) })
+    Ok(WalEntry { number, size_bytes, header })
 }

@@ -22,8 +22,8 @@ use crate::ident::{Identity, WriterNonce};
 use crate::paths;
 use crate::store::{self, Created};
 
-/// Late objects that are passed over in one put: each is one put that an earlier writer had in
-/// flight when it was superseded, and a writer has one at a time.
+/// Late objects that are passed over in one put. An earlier writer puts until it meets an object of
+/// the newer one, which comes within an interval.
 const STALE_LIMIT: u64 = 64;
 
 /// Who writes.
