@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
 use crate::claim::read_claim;
-use crate::error::SnapshotError;
+use crate::error::{Refusal, SnapshotError};
 use crate::ident::DatabaseId;
 use crate::manifest::{Manifest, Record, SnapshotKind, State, Tombstone};
 use crate::paths::{self, Named, SnapshotName};
@@ -167,6 +168,24 @@ impl Catalog {
             state: EntryState::Published(Box::new(manifest)),
         });
         self.entries.sort_by_key(Entry::order);
+    }
+
+    /// Authenticates every manifest by the configured keys: what was altered, or is plain although
+    /// keys are configured, cannot be read. What is sealed under a key that is not there stays
+    /// listed, and is refused when it is read.
+    pub fn authenticate(&mut self, keys: &Keyring) {
+        for entry in &mut self.entries {
+            let Some(manifest) = entry.manifest() else { continue };
+            let refused = match manifest.unlock(keys) {
+                Ok(_) => continue,
+                Err(SnapshotError::Refused {
+                    reason: Refusal::NoKey { .. } | Refusal::Key(_),
+                    ..
+                }) => continue,
+                Err(error) => error.to_string(),
+            };
+            entry.state = EntryState::Unreadable { reason: refused };
+        }
     }
 
     /// Takes a snapshot, whose manifest is sound, for one that cannot be read: its data is not.

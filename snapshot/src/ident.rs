@@ -1,12 +1,24 @@
 //! Who and what a stored thing belongs to: 128-bit random identities, written as 32 lower-case hex
 //! digits wherever people read them (manifests, claims) and as 16 raw bytes in object headers.
 //!
-//! Pure except for the `random` constructors, which callers invoke at the edge and pass in.
+//! Pure except for [`random`] and the constructors of that name, which callers invoke at the edge
+//! and pass in.
 
 use std::fmt;
 
 use cutwater_engine::types::Lsn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Where random bytes come from: [`random`], or a test's own.
+pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
+
+/// Fills `bytes` from the operating system's random source.
+///
+/// # Errors
+/// If that source fails, which a kernel that has booted does not do.
+pub fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    getrandom::fill(bytes)
+}
 
 /// Bytes of every identity.
 pub const IDENT_BYTES: usize = 16;

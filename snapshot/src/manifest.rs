@@ -4,6 +4,7 @@
 //! [`Record`]: a published [`Manifest`], whose parts, objects and counts agree, or a
 //! [`Tombstone`], which stays for ever where a snapshot was aborted or deleted. Pure.
 
+use cutwater_engine::seal::digest;
 use cutwater_engine::slot::SLOT_COUNT;
 use cutwater_engine::types::{LogId, Lsn, Position, ShardId, SnapshotId};
 use object_store::path::Path;
@@ -11,15 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::chunk::mismatch;
+use crate::compression::{Algorithm, Compression};
 use crate::error::{Damage, Flaw};
 use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid};
 use crate::msgpack::{self, CrcField};
 use crate::paths::{Named, SnapshotName};
 
 /// The format of manifests that this code writes, and the only one that it reads.
-pub const MANIFEST_VERSION: u32 = 0;
-/// The name of no compression in a manifest.
-pub const COMPRESSION_NONE: &str = "none";
+pub const MANIFEST_VERSION: u32 = 1;
 
 /// Whether a snapshot stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,13 +142,15 @@ pub struct RawManifest {
     pub slot_counts: Vec<u64>,
     /// Every object, by core and piece.
     pub objects: Vec<StoredObject>,
-    /// How bodies are compressed: "none".
+    /// How bodies are compressed, as [`Compression`] is spelled.
     pub compression: String,
     /// Which configured key wraps the data key; nil for plain objects.
     pub key_id: Option<String>,
     /// The wrapped data key.
     pub wrapped_key: Option<ByteBuf>,
-    /// The digest of the parent's manifest.
+    /// The HMAC of [`RawManifest::body`] by the data key.
+    pub auth: Option<ByteBuf>,
+    /// [`RawManifest::digest`] of the parent.
     pub parent_digest: Option<ByteBuf>,
     /// The digest of each slot.
     pub slot_digests: Option<ByteBuf>,
@@ -237,9 +239,10 @@ impl RawManifest {
             cores: Vec::new(),
             slot_counts: Vec::new(),
             objects: Vec::new(),
-            compression: COMPRESSION_NONE.into(),
+            compression: Compression::None.to_string(),
             key_id: None,
             wrapped_key: None,
+            auth: None,
             parent_digest: None,
             slot_digests: None,
             crc32c: CrcField::default(),
@@ -249,6 +252,20 @@ impl RawManifest {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         msgpack::encode(self)
+    }
+
+    /// What is authenticated, and what a child names its parent by: the stored form without the
+    /// fields that may change, which are nil (`key_id`, `wrapped_key`, `auth`) and 0 (`crc32c`).
+    pub fn body(&self) -> Vec<u8> {
+        let (key_id, wrapped_key, auth) = (None, None, None);
+        let crc32c = CrcField::default();
+        let body = Self { key_id, wrapped_key, auth, crc32c, ..self.clone() };
+        rmp_serde::to_vec_named(&body).expect("plain structs encode into memory")
+    }
+
+    /// SHA-256 of [`RawManifest::body`].
+    pub fn digest(&self) -> [u8; 32] {
+        digest(&self.body())
     }
 
     /// Believes what agrees with itself and with the name under which it is stored.
@@ -287,14 +304,17 @@ impl RawManifest {
         equal("parent_id is there", self.meta.kind == SnapshotKind::Delta, parent)?;
         let fork = self.parent_history.is_some();
         equal("parent_history and fork_lsn are there", fork, self.fork_lsn.is_some())?;
-        equal("compression", COMPRESSION_NONE, self.compression.as_str())?;
-        if self.key_id.is_some() || self.wrapped_key.is_some() {
-            return Err(mismatch("key_id", "nil", "set: sealed objects are not supported"));
-        }
+        self.compression()?;
+        self.check_sealing()?;
         match self.slot_counts.len() {
             0 => Ok(()),
             len => equal("slots counted", usize::from(SLOT_COUNT), len),
         }
+    }
+
+    fn compression(&self) -> Result<Compression, Flaw> {
+        let known = self.compression.parse();
+        known.map_err(|error| mismatch("compression", error, &self.compression))
     }
 
     /// One part for every core, in order; LSNs are those of the parts.
@@ -400,6 +420,11 @@ impl Manifest {
     /// Keys per slot at the watermark, if the writer counted them; empty otherwise.
     pub fn slot_counts(&self) -> &[u64] {
         &self.raw.slot_counts
+    }
+
+    /// How the bodies are compressed.
+    pub fn compression(&self) -> Algorithm {
+        self.raw.compression().map(Compression::algorithm).unwrap_or_default()
     }
 
     /// The fields as stored.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use cutwater_engine::entry::Op;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::slot::{SLOT_COUNT, slot_of};
 use cutwater_engine::types::{Lsn, ShardId, SnapshotId};
 use object_store::ObjectStore;
@@ -45,13 +46,14 @@ pub struct VerifyReport {
 ///
 /// # Errors
 /// [`SnapshotError::Damaged`] with object, offset and reason at the first thing that is wrong, or
-/// as for [`find_published`].
+/// as for [`find_published`] and [`Manifest::unlock`].
 pub async fn verify(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
+    keys: &Keyring,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VerifyReport, SnapshotError> {
-    let manifest = find_published(&**store, id).await?;
+    let manifest = find_published(&**store, id).await?.unlock(keys)?;
     let claim = read_claim(&**store, id, manifest.identity().database).await?;
     claim.check_names(manifest.name(), manifest.snapshot_uuid())?;
     // What is plainly missing is said at once, not after hours of reading.

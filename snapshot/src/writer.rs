@@ -7,21 +7,23 @@
 
 use std::sync::Arc;
 
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, ShardId};
 use object_store::ObjectStore;
 
 use crate::chunk::ObjectHeader;
 use crate::claim::Claimant;
+use crate::compression::Compression;
 use crate::core_writer::{CoreWriter, FinishedCore, PIECE_BYTES};
 use crate::delete::sweep;
 use crate::error::SnapshotError;
-use crate::ident::{Identity, SnapshotUuid};
+use crate::ident::{self, Identity, Random, SnapshotUuid};
 use crate::manifest::{
-    COMPRESSION_NONE, MANIFEST_VERSION, Manifest, Meta, RawManifest, Record, SnapshotKind, State,
-    created_by,
+    MANIFEST_VERSION, Manifest, Meta, RawManifest, Record, SnapshotKind, State, created_by,
 };
 use crate::msgpack::CrcField;
 use crate::paths::SnapshotName;
+use crate::sealing::Seal;
 use crate::store::{self, Created};
 
 /// What snapshot to write.
@@ -37,12 +39,14 @@ pub struct SnapshotSpec {
     pub created_at_us: u64,
     /// The length at which a core's stream goes on in a further object.
     pub piece_limit_bytes: u64,
+    /// How bodies are compressed.
+    pub compression: Compression,
     /// Why it was taken, if not because somebody asked for it.
     pub reason: Option<String>,
 }
 
 impl SnapshotSpec {
-    /// A base snapshot with pieces of the usual length.
+    /// A base snapshot with pieces of the usual length, not compressed.
     pub fn base(begin_lsn: Lsn, num_cores: u16, uuid: SnapshotUuid, created_at_us: u64) -> Self {
         Self {
             begin_lsn,
@@ -50,6 +54,7 @@ impl SnapshotSpec {
             uuid,
             created_at_us,
             piece_limit_bytes: PIECE_BYTES,
+            compression: Compression::None,
             reason: None,
         }
     }
@@ -63,20 +68,41 @@ pub struct SnapshotWriter {
     identity: Identity,
     name: SnapshotName,
     spec: SnapshotSpec,
+    seal: Option<Seal>,
 }
 
 impl SnapshotWriter {
-    /// Claims an id for the snapshot.
+    /// Claims an id for the snapshot. It is sealed under the active key, if there is one.
     ///
     /// # Errors
     /// As for [`Claimant::claim`].
-    pub async fn begin(claimant: &mut Claimant, spec: SnapshotSpec) -> Result<Self, SnapshotError> {
+    pub async fn begin(
+        claimant: &mut Claimant,
+        spec: SnapshotSpec,
+        keys: &Keyring,
+    ) -> Result<Self, SnapshotError> {
+        Self::begin_with(claimant, spec, keys, ident::random).await
+    }
+
+    /// [`SnapshotWriter::begin`] with another source of the data key, its nonce and the salts:
+    /// what is sealed with bytes that are not random is not secret.
+    ///
+    /// # Errors
+    /// As for [`SnapshotWriter::begin`].
+    pub async fn begin_with(
+        claimant: &mut Claimant,
+        spec: SnapshotSpec,
+        keys: &Keyring,
+        random: Random,
+    ) -> Result<Self, SnapshotError> {
         if spec.num_cores == 0 {
             return Err(SnapshotError::MissingPart { core: ShardId(0) });
         }
+        let database = claimant.identity().database;
+        let seal = Seal::new(keys, database, spec.uuid, random)?;
         let name = claimant.claim(spec.begin_lsn, spec.uuid, spec.created_at_us).await?;
         let (store, identity) = (claimant.store().clone(), claimant.identity());
-        Ok(Self { store, identity, name, spec })
+        Ok(Self { store, identity, name, spec, seal })
     }
 
     /// The full name, with the id that was claimed.
@@ -92,8 +118,17 @@ impl SnapshotWriter {
             snapshot: self.spec.uuid,
             core,
             piece: 0,
+            compression: self.spec.compression.algorithm(),
+            salt: None,
         };
-        CoreWriter::new(self.store.clone(), self.name, header, self.spec.piece_limit_bytes)
+        CoreWriter::new(
+            self.store.clone(),
+            self.name,
+            header,
+            self.spec.compression,
+            self.seal.clone(),
+            self.spec.piece_limit_bytes,
+        )
     }
 
     /// Publishes the snapshot: one put of the manifest, which must be new. `slot_counts` are the
@@ -109,7 +144,10 @@ impl SnapshotWriter {
         cores: Vec<FinishedCore>,
         slot_counts: Vec<u64>,
     ) -> Result<Manifest, SnapshotError> {
-        let raw = self.manifest(cores, slot_counts)?;
+        let mut raw = self.manifest(cores, slot_counts)?;
+        if let Some(seal) = &self.seal {
+            seal.seal(&mut raw);
+        }
         let body = raw.encode();
         let manifest = match Record::decode(self.name, &body) {
             Ok(Record::Published(manifest)) => *manifest,
@@ -193,9 +231,10 @@ impl SnapshotWriter {
             cores,
             slot_counts,
             objects,
-            compression: COMPRESSION_NONE.into(),
+            compression: self.spec.compression.to_string(),
             key_id: None,
             wrapped_key: None,
+            auth: None,
             parent_digest: None,
             slot_digests: None,
             crc32c: CrcField::default(),

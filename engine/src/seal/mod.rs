@@ -23,7 +23,9 @@ mod keyring;
 mod piece;
 
 pub use cipher::{NONCE_BYTES, SealKey, TAG_BYTES};
-pub use data_key::{AUTH_BYTES, DataKey, ManifestKey, SALT_BYTES, WRAPPED_BYTES, WrappedKey};
+pub use data_key::{
+    AUTH_BYTES, DataKey, ManifestKey, SALT_BYTES, WRAPPED_BYTES, WrappedKey, digest,
+};
 pub use keyring::{KEY_BYTES, KeyId, Keyring, MasterKey};
 pub use piece::{PIECE_BYTES, PieceOpener, PieceSealer, SEALED_PIECE_BYTES, sealed_length};
 
