@@ -48,12 +48,13 @@ impl ImageSource for SnapshotImage {
         self.manifest.meta().end_lsn
     }
 
-    fn parts(&self) -> usize {
+    fn parts(&self, _layer: usize) -> usize {
         self.manifest.cores().len()
     }
 
     fn read(
         &self,
+        _layer: usize,
         part: usize,
         with_tail: bool,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,

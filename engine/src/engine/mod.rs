@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::TimeSource;
+use crate::log::LogMark;
 use crate::net::{ConnId, Doorbell, InboxSender};
 use crate::resp::{Reply, RespVersion};
 use crate::shard::cut::{ChunkBudget, CutRequest};
@@ -160,6 +161,26 @@ impl Engine {
             });
         }
         snapshot::begin(turn, pending, budget).await
+    }
+
+    /// Where the logs of this start stand, by shard: answered when each is durable up to its mark's
+    /// end. Idle shards close their logs up to now for it. Works on any runtime.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn mark(&self) -> Result<Vec<LogMark>, Stopped> {
+        let mut waiting = Vec::with_capacity(self.inboxes.len());
+        for inbox in self.inboxes.iter() {
+            let (reply, mark) = flume::bounded(1);
+            let sent = inbox.send_async(ToShard::Mark { reply }).await;
+            sent.map_err(|_| self.failure.stopped())?;
+            waiting.push(mark);
+        }
+        let mut marks = Vec::with_capacity(waiting.len());
+        for mark in waiting {
+            marks.push(mark.recv_async().await.map_err(|_| self.failure.stopped())?);
+        }
+        Ok(marks)
     }
 
     /// The logs of this start before these positions, by shard, are not needed any more: their

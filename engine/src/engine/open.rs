@@ -331,7 +331,6 @@ fn load(
     let loader = Loader::new(&engine.inboxes, engine.shared.slots, threads);
     if let Some(image) = image {
         loader.image(image, ground.with_tail)?;
-        loader.wait_until_applied()?;
     }
     let mut recovered = Recovered {
         image: image.map(ImageSource::name),

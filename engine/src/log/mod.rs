@@ -19,6 +19,10 @@
 //! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
 //!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.
 //!
+//! And while the server runs:
+//!
+//! 8. [`follow`]: what the logs hold behind a place, for deltas and for the archive.
+//!
 //! One log is a stream of record bytes; [`crate::types::Position`] is an offset in it. Frames carry
 //! arbitrary slices of that stream, so a record may span frames and segments. The layouts, byte by
 //! byte, are in `FORMAT.md` beside this crate.
@@ -27,6 +31,7 @@ pub mod buffer;
 pub mod disk;
 mod durability;
 pub mod error;
+pub mod follow;
 pub mod frame;
 pub mod reader;
 pub mod record;
@@ -42,6 +47,7 @@ pub mod writer;
 pub use buffer::AlignedBuffer;
 pub use disk::{FileDisk, FileEntry, LogDisk, LogFile};
 pub use error::{Fault, LogError};
+pub use follow::{LogMark, LogRange, Running};
 pub use reader::{Cut, Expected, LogFiles, LogReader, Scanned};
 pub use record::{Record, RecordError, TxnPart};
 pub use recovery::{

@@ -47,7 +47,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    fn part(&self, log: LogId) -> Option<Part> {
+    pub(super) fn part(&self, log: LogId) -> Option<Part> {
         let part = self.parts.get(usize::from(log.shard.0));
         part.copied().filter(|_| log.start == self.start)
     }
@@ -154,13 +154,13 @@ pub struct NewStart {
 
 /// A log directory during a start. See the module's introduction.
 pub struct Recovery {
-    disk: Arc<dyn LogDisk>,
-    dir: PathBuf,
-    starts: BTreeMap<StartId, StartRecord>,
+    pub(super) disk: Arc<dyn LogDisk>,
+    pub(super) dir: PathBuf,
+    pub(super) starts: BTreeMap<StartId, StartRecord>,
     logs: BTreeMap<LogId, LogFiles>,
     /// What the first later start decided about each log.
-    decided: BTreeMap<LogId, Position>,
-    resolution: Resolution,
+    pub(super) decided: BTreeMap<LogId, Position>,
+    pub(super) resolution: Resolution,
 }
 
 impl Recovery {
@@ -301,10 +301,22 @@ impl Recovery {
         from: Lsn,
         each: &mut dyn FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.replay_between(log, from, Lsn(u64::MAX), each).map(drop)
+    }
+
+    /// [`Self::replay`] of the records at or below `up_to`. Answers where the first record above it
+    /// begins, or the log's end.
+    pub(super) fn replay_between<E: From<LogError>>(
+        &self,
+        log: LogId,
+        from: Lsn,
+        up_to: Lsn,
+        each: &mut dyn FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<Position, E> {
         let found = self.resolution.logs.iter().find(|resolved| resolved.log == log);
         let resolved = *found.expect("only resolved logs are replayed");
         if resolved.end <= resolved.from {
-            return Ok(());
+            return Ok(resolved.end);
         }
         let record = self.starts.get(&log.start).expect("a resolved log has its start's record");
         let files = self.files(log);
@@ -313,15 +325,20 @@ impl Recovery {
         let (disk, dir) = (&*self.disk, self.dir.as_path());
         let reader = LogReader::open(disk, dir, &files, expected, resolved.from, end)?;
         let above = resolved.watermark.max(from);
-        reader.run(&mut |_, record| {
+        let mut next = None;
+        reader.run(&mut |position, record| {
             let is_dropped =
                 || record.txn_id().is_some_and(|id| self.resolution.dropped.contains(&id));
             if record.marker || record.lsn <= above || is_dropped() {
                 return Ok(());
             }
+            if record.lsn > up_to {
+                next.get_or_insert(position);
+                return Ok(());
+            }
             each(record)
         })?;
-        Ok(())
+        Ok(next.unwrap_or(resolved.end))
     }
 
     fn last_start(&self) -> StartId {
@@ -330,7 +347,7 @@ impl Recovery {
         records.max(logs)
     }
 
-    fn files(&self, log: LogId) -> LogFiles {
+    pub(super) fn files(&self, log: LogId) -> LogFiles {
         let none = || LogFiles { log, segments: Vec::new() };
         self.logs.get(&log).cloned().unwrap_or_else(none)
     }
@@ -442,7 +459,10 @@ fn list(disk: &dyn LogDisk, dir: &Path) -> Result<Listing, LogError> {
     Ok(Listing { starts, logs: segments.into_iter().map(files).collect() })
 }
 
-fn check_layout(record: &StartRecord, image: Option<&Coverage>) -> Result<(), RecoveryError> {
+pub(super) fn check_layout(
+    record: &StartRecord,
+    image: Option<&Coverage>,
+) -> Result<(), RecoveryError> {
     match image.filter(|image| image.start == record.start) {
         Some(image) if image.parts.len() != usize::from(record.shards) => {
             let (start, shards, parts) = (record.start, record.shards, image.parts.len());
@@ -452,12 +472,12 @@ fn check_layout(record: &StartRecord, image: Option<&Coverage>) -> Result<(), Re
     }
 }
 
-fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use<> {
+pub(super) fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use<> {
     let start = record.start;
     (0..record.shards).map(move |shard| LogId { start, shard: ShardId(shard) })
 }
 
-fn expected_of(record: &StartRecord) -> Expected {
+pub(super) fn expected_of(record: &StartRecord) -> Expected {
     Expected {
         database_id: record.database_id,
         history_id: record.history_id,
@@ -465,6 +485,6 @@ fn expected_of(record: &StartRecord) -> Expected {
     }
 }
 
-fn gap(log: LogId, needed: Position, end: Position) -> LogError {
+pub(super) fn gap(log: LogId, needed: Position, end: Position) -> LogError {
     LogError::Gap { log, needed, oldest: Position(0), end }
 }

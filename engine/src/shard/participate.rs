@@ -11,6 +11,7 @@ use crate::command::table::{CommandId, KeyRange};
 use crate::command::{self, Context};
 use crate::entry::Op;
 use crate::keyspace::{Keyspace, NewValue};
+use crate::log::LogMark;
 use crate::resp::{Reply, RespVersion};
 use crate::types::{DbIndex, Fsync, LogId, Lsn, Position, TxnId};
 
@@ -59,6 +60,12 @@ impl ShardCore {
     pub fn closed_lsn(&self) -> Lsn {
         let clock = self.clock.closed();
         self.participations.lowest_clock().map_or(clock, |lowest| lowest.min(clock))
+    }
+
+    /// Where the log stands now: what is closed, and the end before which all of it lies. The log is
+    /// asked to become durable up to there.
+    pub fn mark(&mut self) -> LogMark {
+        LogMark { log: self.log_id(), closed: self.closed_lsn(), end: self.journal.request_sync() }
     }
 
     /// Step 1: a coordinator asks for intents.

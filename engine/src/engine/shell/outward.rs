@@ -54,6 +54,21 @@ impl Shell {
         for done in self.loaded.drain(..) {
             let _ = done.send(());
         }
+        self.answer_marks();
+    }
+
+    /// Answers the marks that the log is durable up to; forgets those that nobody waits for.
+    fn answer_marks(&mut self) {
+        if self.marks.is_empty() {
+            return;
+        }
+        let durable = self.core.journal().durable();
+        self.marks.retain(|(mark, reply)| {
+            if mark.end <= durable {
+                let _ = reply.send(*mark);
+            }
+            mark.end > durable && !reply.is_disconnected()
+        });
     }
 
     fn tell_consumer(&mut self, event: CutEvent) {
