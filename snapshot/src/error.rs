@@ -45,20 +45,106 @@ impl std::fmt::Display for Operation {
     }
 }
 
+/// What the answer of a store tells, so that a definite refusal is told from no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The object does not exist.
+    Missing,
+    /// The object exists although it had to be new.
+    Exists,
+    /// The credentials are missing, wrong, or do not allow it.
+    Credentials,
+    /// The bucket, or the folder, does not exist.
+    NoBucket,
+    /// The store lacks the operation.
+    Unsupported,
+    /// The address or the region is not that of the store.
+    Address,
+    /// No answer, or a failure of the store's own: it may pass.
+    NoAnswer,
+}
+
+impl Cause {
+    /// What the error of an operation tells. Where object_store's own classes say too little (a
+    /// failed listing has none), the status and the code in the store's answer decide.
+    fn of(operation: Operation, source: &object_store::Error) -> Self {
+        use object_store::Error as E;
+        let text = error_chain(source);
+        let status = text.split_once("status code: ").and_then(|(_, rest)| rest.get(..3));
+        let has = |code: &str| text.contains(code);
+        if has("NoSuchBucket") {
+            return Self::NoBucket;
+        }
+        // The body may be lacking, but none of these can miss an object.
+        let needs_no_object =
+            matches!(operation, Operation::Create | Operation::Put | Operation::List);
+        match (source, status) {
+            (E::NotFound { .. }, _) | (_, Some("404")) if needs_no_object => Self::NoBucket,
+            (E::NotFound { .. }, _) => Self::Missing,
+            (E::AlreadyExists { .. } | E::Precondition { .. }, _) => Self::Exists,
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _)
+            | (_, Some("401" | "403")) => Self::Credentials,
+            // The instance's own service, which is asked when nothing is configured.
+            _ if has("169.254.16") || has("169.254.17") || has("InvalidAccessKeyId") => {
+                Self::Credentials
+            }
+            (E::NotSupported { .. } | E::NotImplemented { .. }, _) | (_, Some("501")) => {
+                Self::Unsupported
+            }
+            _ if has("ExpiredToken") || has("InvalidToken") => Self::Credentials,
+            (E::InvalidPath { .. } | E::UnknownConfigurationKey { .. }, _)
+            | (_, Some("301" | "307")) => Self::Address,
+            // What the service of another region says.
+            _ if has("redirect without LOCATION") || has("AuthorizationHeaderMalformed") => {
+                Self::Address
+            }
+            _ => Self::NoAnswer,
+        }
+    }
+
+    /// Whether nothing but another configuration, or a change in the store, can help.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Credentials | Self::NoBucket | Self::Unsupported | Self::Address)
+    }
+
+    /// What to look at.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Missing => "the object does not exist",
+            Self::Exists => "the object exists already",
+            Self::Credentials => "check the credentials and what they allow",
+            Self::NoBucket => "the bucket does not exist",
+            Self::Unsupported => "the store lacks this operation",
+            Self::Address => "check the store's address, endpoint and region",
+            Self::NoAnswer => "check that the store can be reached and has room",
+        }
+    }
+}
+
+/// An error and its causes, as one text.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(source) = at {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        at = source.source();
+    }
+    text
+}
+
 /// A store did not do what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store answered with an error, or not at all.
-    #[error("cannot {operation} {path}: {source} ({hint})")]
+    #[error("cannot {operation} {path}: {source} ({})", .cause.hint())]
     Failed {
         /// What was being done.
         operation: Operation,
         /// The object, or the folder.
         path: String,
-        /// What to look at.
-        hint: &'static str,
-        /// Whether the same call may succeed later.
-        retryable: bool,
+        /// What the answer tells.
+        cause: Cause,
         /// The store's own words.
         source: Box<object_store::Error>,
     },
@@ -83,7 +169,7 @@ pub enum StoreError {
     /// The store lets a second writer create an object that exists.
     #[error(
         "the store took a second create of {path}: it ignores conditional puts, so two writers \
-         could share a snapshot id; use a store that honours them"
+         could share a snapshot id"
     )]
     CreateNotExclusive {
         /// The object of the probe.
@@ -98,31 +184,37 @@ impl StoreError {
         path: &object_store::path::Path,
         source: object_store::Error,
     ) -> Self {
-        use object_store::Error as E;
-        let (hint, retryable) = match &source {
-            E::NotFound { .. } => ("the object does not exist", false),
-            E::AlreadyExists { .. } | E::Precondition { .. } => {
-                ("the object exists already", false)
-            }
-            E::PermissionDenied { .. } => ("check the permissions", false),
-            E::Unauthenticated { .. } => ("check the credentials", false),
-            E::NotSupported { .. } | E::NotImplemented { .. } => {
-                ("the store lacks this operation", false)
-            }
-            E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => {
-                ("check the store's address and settings", false)
-            }
-            _ => ("check that the store can be reached and has room", true),
-        };
-        Self::Failed { operation, path: path.to_string(), hint, retryable, source: source.into() }
+        let cause = Cause::of(operation, &source);
+        Self::Failed { operation, path: path.to_string(), cause, source: source.into() }
     }
 
-    /// Whether the same call may succeed later.
+    /// The same error, of which it turned out that nothing can be concluded from it.
+    pub(crate) fn unanswered(self) -> Self {
+        match self {
+            Self::Failed { operation, path, source, .. } => {
+                Self::Failed { operation, path, cause: Cause::NoAnswer, source }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the same call may succeed later, with nothing changed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Failed { retryable, .. } => *retryable,
+            Self::Failed { cause, .. } => *cause == Cause::NoAnswer,
             Self::Io { .. } => true,
             Self::Url { .. } | Self::CreateNotExclusive { .. } => false,
+        }
+    }
+
+    /// Whether the store, or what names it, says definitely that it is not to be used so: no
+    /// credentials, no bucket, a wrong address, conditional puts that do not hold. Silence, a
+    /// failure of its own and a missing object are none.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Failed { cause, .. } => cause.is_refusal(),
+            Self::Io { .. } => false,
+            Self::Url { .. } | Self::CreateNotExclusive { .. } => true,
         }
     }
 
@@ -388,6 +480,16 @@ impl SnapshotError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_retryable())
+    }
+
+    /// Whether the store cannot be used as it is configured: its own definite refusal, or that it
+    /// is another database's.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_refusal(),
+            Self::ForeignDatabase { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether stored bytes are damaged.

@@ -128,10 +128,10 @@ async fn a_failed_snapshot_can_be_aborted_and_the_next_taken_by_the_same_writer(
 /// the first is frozen there, wakes up superseded, and must neither share an id nor publish.
 #[tokio::test]
 async fn two_writers_interleaved_at_every_operation() {
-    for local in [false, true] {
+    for which in 0..3 {
         for at in 0..operations(20).await {
-            let what = format!("local: {local}, second writer before operation {at}");
-            let (_, inner, _guard) = stores().remove(usize::from(local));
+            let what = format!("store {which}, second writer before operation {at}");
+            let (_, inner, _guard) = stores().remove(which);
             let second = Arc::new(Mutex::new(None));
             let (target, result) = (inner.clone(), second.clone());
             let hook = Box::new(move || {

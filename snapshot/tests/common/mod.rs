@@ -2,6 +2,8 @@
 //! or lets something happen at its n-th operation.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod s3;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +19,7 @@ use cutwater_snapshot::core_writer::PartPoint;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{DatabaseId, HistoryId, Identity, SnapshotUuid, WriterNonce};
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::store::open_local;
+use cutwater_snapshot::store::{StoreUrl, open_local};
 use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -29,11 +31,25 @@ use object_store::*;
 pub const IDENTITY: Identity =
     Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]), fork: None };
 
-/// Every store that the conformance suite runs over; the guard keeps its folder.
-pub fn stores() -> Vec<(&'static str, Arc<dyn ObjectStore>, Option<tempfile::TempDir>)> {
+/// What keeps the folder or the server of a store under test.
+pub enum Guard {
+    None,
+    Folder(tempfile::TempDir),
+    Server(s3::S3Server),
+}
+
+/// Every store that the conformance suite runs over; the guard keeps what is behind it.
+pub fn stores() -> Vec<(&'static str, Arc<dyn ObjectStore>, Guard)> {
     let folder = tempfile::tempdir().unwrap();
     let local = open_local(&folder.path().join("store")).unwrap();
-    vec![("memory", memory(), None), ("local", local, Some(folder))]
+    let server = s3::S3Server::start();
+    let url = StoreUrl::parse("s3://bucket/some/prefix").unwrap();
+    let remote = url.open(&server.options()).unwrap();
+    vec![
+        ("memory", memory(), Guard::None),
+        ("local", local, Guard::Folder(folder)),
+        ("s3", remote, Guard::Server(server)),
+    ]
 }
 
 pub fn memory() -> Arc<dyn ObjectStore> {

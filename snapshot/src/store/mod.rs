@@ -1,8 +1,15 @@
-//! Where objects are kept: opening a store by its address, the probe that it can exclude a second
-//! writer, and the few calls through which the rest of the crate uses one, which name operation and
-//! path in every error.
+//! Where objects are kept: the probe that a store can exclude a second writer, and the few calls
+//! through which the rest of the crate uses one, which name operation and path in every error.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`url`] | the address of a store, and opening it |
+//! | `s3` | an S3 store: endpoint, credentials, timeouts |
 
-use std::path::{Path as FsPath, PathBuf};
+mod s3;
+pub mod url;
+
+use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,47 +20,13 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions}
 use crate::error::{Operation, StoreError};
 use crate::local::LocalStore;
 
+pub use self::s3::{S3Credentials, S3Options};
+pub use self::url::StoreUrl;
+
 /// The object that [`probe`] creates twice; it stays, so that a later probe needs one call.
 const PROBE: &str = "claims/probe";
 /// What it holds.
 const PROBE_BODY: &[u8] = b"a second create of this object must be refused\n";
-
-/// The address of a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// `file:///folder`: a folder on this machine.
-    File(PathBuf),
-}
-
-impl StoreUrl {
-    /// The address that this text is.
-    ///
-    /// # Errors
-    /// [`StoreError::Url`] for anything but `file:///` and an absolute path.
-    pub fn parse(url: &str) -> Result<Self, StoreError> {
-        let refuse = |reason| Err(StoreError::Url { url: url.into(), reason });
-        let Some(path) = url.strip_prefix("file://") else {
-            return refuse("only file:///folder is supported");
-        };
-        if !path.starts_with('/') || path.trim_matches('/').is_empty() {
-            return refuse("after file:// comes the absolute path of a folder");
-        }
-        if path.contains(['%', '?', '#']) {
-            return refuse("the path is taken as it is, without %, ? and #");
-        }
-        Ok(Self::File(PathBuf::from(path)))
-    }
-
-    /// Opens the store.
-    ///
-    /// # Errors
-    /// [`StoreError`] if it cannot be opened.
-    pub fn open(&self) -> Result<Arc<dyn ObjectStore>, StoreError> {
-        match self {
-            Self::File(folder) => open_local(folder),
-        }
-    }
-}
 
 /// Opens a folder as a store, and makes it first if it does not exist. Every write and delete is
 /// durable when its call returns.
@@ -107,7 +80,13 @@ pub(crate) async fn create(
     match put_new(store, path, body.clone()).await {
         Ok(()) => Ok(Created::Ours),
         Err(error) if error.is_already_exists() => {
-            let found = get(store, path).await?;
+            let found = match get(store, path).await {
+                Ok(found) => found,
+                // S3 also answers so (409) while another create of the object is under way, which
+                // may fail yet: nothing is known, and the caller may try again.
+                Err(missing) if missing.is_not_found() => return Err(error.unanswered()),
+                Err(other) => return Err(other),
+            };
             Ok(if found == body { Created::Ours } else { Created::Theirs(found) })
         }
         Err(error) => Err(error),
@@ -150,20 +129,5 @@ pub(crate) async fn delete(store: &dyn ObjectStore, path: &Path) -> Result<(), S
     match store.delete(path).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(e) => Err(StoreError::failed(Operation::Delete, path, e)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        let file = |path: &str| Ok(StoreUrl::File(path.into()));
-        assert_eq!(StoreUrl::parse("file:///var/x").map_err(drop), file("/var/x"));
-        for bad in ["", "/var", "s3://bucket", "file://", "file:///", "file://x/y", "file:///a%20"]
-        {
-            assert!(StoreUrl::parse(bad).is_err(), "{bad}");
-        }
     }
 }
