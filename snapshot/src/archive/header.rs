@@ -10,6 +10,7 @@ use cutwater_engine::seal::{KeyId, SALT_BYTES, WRAPPED_BYTES, WrappedKey};
 use cutwater_engine::types::Lsn;
 
 use crate::chunk::mismatch;
+use crate::compression::Algorithm;
 use crate::error::{Damage, Flaw};
 use crate::ident::{
     DatabaseId, Fork, HistoryId, IDENT_BYTES, Identity, WalUuid, WriterNonce,
@@ -20,6 +21,8 @@ use crate::paths;
 pub const WAL_VERSION: u16 = 1;
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 512;
+/// The largest body, inclusive, in bytes: a record may hold a whole value of 512 MiB.
+pub const RAW_LIMIT_BYTES: u64 = 1 << 30;
 /// The largest key id, in bytes.
 const KEY_ID_BYTES: usize = 64;
 
@@ -123,8 +126,8 @@ pub struct WalHeader {
     pub raw_bytes: u64,
     /// Bytes of the body as stored.
     pub body_bytes: u64,
-    /// The tag of the compression.
-    pub compression: u8,
+    /// How the body is compressed.
+    pub compression: Algorithm,
     /// How the body is sealed, if it is.
     pub sealed: Option<Sealed>,
 }
@@ -152,7 +155,7 @@ impl WalHeader {
         let before = self.predecessor;
         put(&mut out, 0, &MAGIC);
         put(&mut out, at::VERSION, &WAL_VERSION.to_le_bytes());
-        out[at::COMPRESSION] = self.compression;
+        out[at::COMPRESSION] = self.compression as u8;
         out[at::SEALING] = self.sealed.as_ref().map_or(SEALING_NONE, |_| SEALING_AES_256_GCM);
         put(&mut out, at::SECTIONS, &self.sections.to_le_bytes());
         let nothing = [0; IDENT_BYTES];
@@ -247,7 +250,7 @@ fn decode(number: WalNumber, object: &[u8]) -> Result<WalHeader, Flaw> {
         records: u64_at(bytes, at::RECORDS),
         raw_bytes: u64_at(bytes, at::RAW_BYTES),
         body_bytes: u64_at(bytes, at::BODY_BYTES),
-        compression: bytes[at::COMPRESSION],
+        compression: Algorithm::from_tag(bytes[at::COMPRESSION])?,
         sealed: sealed(bytes)?,
     };
     check(&header)?;
@@ -258,6 +261,9 @@ fn decode(number: WalNumber, object: &[u8]) -> Result<WalHeader, Flaw> {
 fn check(header: &WalHeader) -> Result<(), Flaw> {
     if header.from >= header.to {
         return Err(mismatch("the end", format!("above {}", header.from), header.to));
+    }
+    if header.raw_bytes > RAW_LIMIT_BYTES {
+        return Err(Flaw::Bound(header.raw_bytes));
     }
     if let Some(fork) = header.identity.fork
         && header.from < fork.lsn

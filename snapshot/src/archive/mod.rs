@@ -25,9 +25,12 @@ pub mod header;
 pub mod object;
 pub mod writer;
 
-pub use body::{Body, BodyBuilder};
-pub use chain::{Archive, find_head};
+pub use body::{Body, BodyBuilder, WalRecord};
+pub use chain::{Archive, ChainHead, find_head};
 pub use error::ArchiveError;
 pub use header::{Link, WalHeader, WalNumber};
-pub use object::{Draft, Secrets};
-pub use writer::{ArchiveWriter, Put};
+pub use object::{Draft, Packing, Secrets};
+pub use writer::{ArchiveWriter, Put, WalWriterId};
+
+#[cfg(test)]
+mod tests;

@@ -14,9 +14,10 @@ use cutwater_engine::types::Lsn;
 use super::body::Body;
 use super::error::ArchiveError;
 use super::header::{HEADER_BYTES, Link, Sealed, WalHeader, WalNumber};
-use crate::chunk::{COMPRESSION_NONE, mismatch};
+use crate::chunk::mismatch;
+use crate::compression::{Algorithm, Compression, Compressor};
 use crate::error::{Damage, Flaw};
-use crate::ident::{Identity, WalUuid, WriterNonce};
+use crate::ident::{Identity, Random, WalUuid, WriterNonce};
 use crate::paths;
 
 /// Bytes of the checksum at the end.
@@ -34,19 +35,19 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Secrets from the operating system's random source.
+    /// Secrets from this source; what is sealed with bytes that are not random is not secret.
     ///
     /// # Errors
-    /// If that source fails, which a kernel that has booted does not do.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    /// The source's.
+    pub fn new(random: Random) -> Result<Self, getrandom::Error> {
         let mut secrets = Self {
             data_key: [0; KEY_BYTES],
             wrap_nonce: [0; NONCE_BYTES],
             salt: [0; SALT_BYTES],
         };
-        getrandom::fill(&mut secrets.data_key)?;
-        getrandom::fill(&mut secrets.wrap_nonce)?;
-        getrandom::fill(&mut secrets.salt)?;
+        random(&mut secrets.data_key)?;
+        random(&mut secrets.wrap_nonce)?;
+        random(&mut secrets.salt)?;
         Ok(secrets)
     }
 }
@@ -90,10 +91,23 @@ pub struct Place {
     pub predecessor: Option<Link>,
 }
 
-/// The bytes of an object, sealed if the ring has an active key.
-pub fn encode(draft: &Draft, place: &Place, keys: &Keyring) -> (WalHeader, Bytes) {
+/// How bodies are written.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    /// The configured keys; without an active one nothing is sealed.
+    pub keys: Keyring,
+    /// How bodies are compressed.
+    pub compression: Compression,
+}
+
+/// The bytes of an object. A body that would not become shorter is not compressed.
+pub fn encode(draft: &Draft, place: &Place, packing: &Packing) -> (WalHeader, Bytes) {
     let raw = draft.body.bytes.as_slice();
-    let (compression, body) = (COMPRESSION_NONE, raw);
+    let packed = Compressor::new(packing.compression).compress(raw);
+    let (compression, body) = match &packed {
+        Some(packed) => (packing.compression.algorithm(), packed.as_slice()),
+        None => (Algorithm::None, raw),
+    };
     let mut header = WalHeader {
         link: Link { number: place.number, uuid: draft.uuid },
         epoch: place.epoch,
@@ -111,7 +125,7 @@ pub fn encode(draft: &Draft, place: &Place, keys: &Keyring) -> (WalHeader, Bytes
         sealed: None,
     };
     let data_key = DataKey::new(draft.secrets.data_key);
-    if let Some(active) = keys.active() {
+    if let Some(active) = packing.keys.active() {
         let wrapped = data_key.wrap(active, draft.secrets.wrap_nonce, &header.key_context());
         header.sealed = Some(Sealed { wrapped, salt: draft.secrets.salt });
         header.body_bytes = sealed_length(body.len() as u64);
@@ -167,10 +181,10 @@ pub fn decode(
         Some(sealed) => open_body(&header, sealed, stored, keys)
             .map_err(|source| ArchiveError::Seal { object: name(), source })?,
     };
-    if header.compression != COMPRESSION_NONE {
-        let value = header.compression.into();
-        return Err(damaged(Flaw::Tag { field: "compression", value }).into());
-    }
+    let body = match header.compression {
+        Algorithm::None => body,
+        algorithm => algorithm.decompress(&body, header.raw_bytes as usize).map_err(damaged)?,
+    };
     if body.len() as u64 != header.raw_bytes {
         let (expected, found) = (header.raw_bytes, body.len() as u64);
         return Err(damaged(Flaw::Length { expected, found }).into());

@@ -11,13 +11,12 @@
 
 use std::sync::Arc;
 
-use cutwater_engine::seal::Keyring;
 use object_store::ObjectStore;
 
 use super::chain::ChainHead;
 use super::error::ArchiveError;
 use super::header::{Link, WalHeader, WalNumber};
-use super::object::{self, Draft, Place};
+use super::object::{self, Draft, Packing, Place};
 use crate::ident::{Identity, WriterNonce};
 use crate::paths;
 use crate::store::{self, Created};
@@ -42,7 +41,7 @@ pub struct WalWriterId {
 pub struct ArchiveWriter {
     store: Arc<dyn ObjectStore>,
     id: WalWriterId,
-    keys: Keyring,
+    packing: Packing,
     next: WalNumber,
     head: Option<Link>,
 }
@@ -71,11 +70,11 @@ impl ArchiveWriter {
     pub fn new(
         store: Arc<dyn ObjectStore>,
         id: WalWriterId,
-        keys: Keyring,
+        packing: Packing,
         head: &ChainHead,
     ) -> Self {
         let next = head.last.next();
-        Self { store, id, keys, next, head: head.own.as_ref().map(|header| header.link) }
+        Self { store, id, packing, next, head: head.own.as_ref().map(|header| header.link) }
     }
 
     /// The number that the next object will have, unless late ones stand there.
@@ -103,7 +102,7 @@ impl ArchiveWriter {
                 identity: self.id.identity,
                 predecessor: self.head,
             };
-            let (header, bytes) = object::encode(draft, &place, &self.keys);
+            let (header, bytes) = object::encode(draft, &place, &self.packing);
             let found = match store::create(&*self.store, &paths::wal(number.0), bytes).await? {
                 Created::Ours => return Ok(self.stored(Put::Stored(header))),
                 Created::Theirs(found) => WalHeader::decode(number, &found)?,
