@@ -166,7 +166,6 @@ async fn a_start_that_failed_leaves_the_directory_free() {
 
 /// Dropped in the middle of a snapshot, with commands in flight: nothing hangs, the directory opens
 /// at once, and what was acknowledged is there.
-#[ignore = "waited for ever once in some fifty runs, for a reason that is not known yet"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_at_work_and_opened_again_at_once() {
     let dir = tempfile::tempdir().unwrap();

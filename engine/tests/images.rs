@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use cutwater_engine::engine::snapshot::CHUNK_QUEUE_BYTES;
 use cutwater_engine::engine::{OpenError, PartEvent, log_dir};
 use cutwater_engine::entry::Op;
 use cutwater_engine::log::{
@@ -16,6 +18,9 @@ use cutwater_engine::log::{
 use cutwater_engine::types::{Lsn, Position};
 use cutwater_engine::{Engine, EngineConfig, ImageSource};
 use futures::executor::block_on;
+
+/// No test waits longer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The chunks of a part's image, and the ops of its tail.
 type StoredPart = (Vec<Vec<u8>>, Vec<Vec<u8>>);
@@ -85,7 +90,7 @@ fn image_of(engine: &Engine, name: &'static str) -> (Image, Vec<Position>) {
             loop {
                 match part.next_blocking().unwrap() {
                     PartEvent::Chunk(chunk) => chunks.push(chunk.as_ref().to_vec()),
-                    PartEvent::End { tail } => {
+                    PartEvent::End { tail, .. } => {
                         return (chunks, tail.into_iter().map(|(_, ops)| ops).collect());
                     }
                 }
@@ -356,4 +361,40 @@ fn marks_above(engine: &Engine, lsn: Lsn) -> (Vec<LogMark>, Lsn) {
         }
     }
     panic!("{lsn} is never closed");
+}
+
+/// More than the chunk queue holds, on two shards, and a consumer who does not look at the second
+/// part before the first is over: what the second has queued must not keep the first from walking.
+#[test]
+fn parts_can_be_taken_one_after_the_other() {
+    const KEYS: usize = 12_000;
+    const VALUE_BYTES: usize = 8 << 10;
+    let mut config = EngineConfig::memory();
+    config.shards = 3;
+    let engine = Engine::open(config).unwrap();
+    let client = engine.client();
+    let value = vec![b'v'; VALUE_BYTES];
+    for first in (0..KEYS).step_by(50) {
+        let sets: Vec<Vec<Vec<u8>>> = (first..first + 50)
+            .map(|n| vec![b"SET".to_vec(), format!("key:{n}").into_bytes(), value.clone()])
+            .collect();
+        assert!(client.batch(&sets).unwrap().iter().all(|reply| reply.as_error().is_none()));
+    }
+    assert!(KEYS * VALUE_BYTES > CHUNK_QUEUE_BYTES + (CHUNK_QUEUE_BYTES >> 2));
+
+    let (done, counted) = flume::bounded(1);
+    let streams = block_on(engine.create_snapshot(None)).unwrap();
+    std::thread::spawn(move || {
+        let mut entries = 0;
+        // The last first: the shards before it fill the queue meanwhile.
+        for mut part in streams.parts.into_iter().rev() {
+            while let PartEvent::Chunk(chunk) = part.next_blocking().unwrap() {
+                entries += chunk.entries;
+            }
+        }
+        done.send(entries)
+    });
+    let entries = counted.recv_timeout(PATIENCE).expect("the parts end one after the other");
+    assert_eq!(entries, KEYS as u64);
+    engine.close().unwrap();
 }

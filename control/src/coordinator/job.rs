@@ -90,7 +90,7 @@ async fn write_part(
                 written_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
                 core.image(body, ops).await?;
             }
-            PartEvent::End { tail } => {
+            PartEvent::End { tail, .. } => {
                 write_tail(&mut core, &tail).await?;
                 let point = PartPoint {
                     watermark: part.watermark,

@@ -5,7 +5,7 @@
 //!
 //! Read in this order: `entry_layout` (a key and its value in one allocation), `value` (large
 //! values in shared pieces), `table` (buckets of tagged pointers), `slot_table` (how tables grow
-//! and split), this file (the operations), then `scan`, `expiry`, `reclaim` and `walk`.
+//! and split), this file (the operations), then `scan`, `expiry`, `reclaim`, `walk` and `digest`.
 //!
 //! Invariants:
 //! - A key is in the table of its slot, in the database that its entry names; all 16 databases
@@ -22,6 +22,7 @@ use crate::entry::{Op, ValueKind};
 use crate::slot::{SLOT_COUNT, slot_of};
 use crate::types::{DATABASE_COUNT, DbIndex, Position, Slot};
 
+mod digest;
 mod entry_layout;
 mod expiry;
 mod hash;
@@ -39,13 +40,14 @@ mod model_tests;
 #[cfg(test)]
 mod walk_tests;
 
+pub use digest::{Digester, EntryHead, SlotDigests};
 pub use entry_layout::{EntryView, OwnedEntry};
 pub use expiry::ExpireProgress;
 pub use scan::ScanCursor;
 pub use value::{
     LARGE_VALUE_BYTES, LargeValue, MAX_VALUE_BYTES, NewValue, OwnedValue, PIECE_BYTES, ValueView,
 };
-pub use walk::{WalkOutput, WalkProgress};
+pub use walk::{WalkOutput, WalkPlan, WalkProgress};
 
 use entry_layout::Entry;
 use expiry::ExpiryVisit;

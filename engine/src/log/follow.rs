@@ -24,6 +24,7 @@ use super::recovery::{
     Coverage, Recovery, RecoveryError, Resolution, ResolvedLog, check_layout, expected_of, gap,
     logs_of,
 };
+use super::start::LogEnd;
 use crate::types::{LogId, Lsn, Position, StartId};
 
 /// What one shard answers to [`Engine::mark`](crate::Engine::mark).
@@ -90,8 +91,9 @@ impl LogRange {
             found.dropped.extend(&record.dropped);
             for log in logs_of(record) {
                 let part = from.and_then(|from| from.part(log)).unwrap_or_default();
-                let end = if start == running.start {
-                    running.ends[usize::from(log.shard.0)]
+                let LogEnd { end, kept_below, .. } = if start == running.start {
+                    let end = running.ends[usize::from(log.shard.0)];
+                    LogEnd { log, end, kept_below: None }
                 } else {
                     let next = StartId(start.0 + 1);
                     let undecided = RecoveryError::MissingStart { start: next };
@@ -109,6 +111,7 @@ impl LogRange {
                     log,
                     from: part.position,
                     end,
+                    kept_below,
                     watermark: part.watermark,
                 });
             }

@@ -100,8 +100,7 @@ pub(super) fn open(bucket: &str, options: &S3Options) -> Result<AmazonS3, &'stat
     let allow_http = options.allow_http
         || configured(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp))
             .is_some_and(|value| value == "true");
-    let endpoint =
-        options.endpoint.clone().or_else(|| configured(AmazonS3ConfigKey::Endpoint));
+    let endpoint = options.endpoint.clone().or_else(|| configured(AmazonS3ConfigKey::Endpoint));
     let (endpoint, in_host) = match endpoint {
         None => (None, !options.path_style && !bucket.contains('.')),
         Some(endpoint) => {

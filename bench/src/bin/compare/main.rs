@@ -12,6 +12,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are this program's output")]
 
+mod latency;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +54,8 @@ enum Part {
     Durable,
     /// Bytes per key, a snapshot, and a restart.
     Dataset,
+    /// How long requests at a fixed rate wait, with and without a snapshot under way.
+    Latency,
     /// All of these.
     All,
 }
@@ -70,6 +74,15 @@ struct Load {
     /// Keys of the dataset part.
     #[arg(long, global = true, default_value_t = 1_000_000)]
     keys: u64,
+    /// Requests per second of the latency part.
+    #[arg(long, global = true, default_value_t = 20_000)]
+    rate: u32,
+    /// For at least how many seconds each line of the latency part is measured.
+    #[arg(long, global = true, default_value_t = 10)]
+    seconds: u64,
+    /// Further arguments of the `cutwater` command line, divided by blanks.
+    #[arg(long, global = true, default_value = "")]
+    cutwater_args: String,
     /// Where the servers keep their data: on the disk to be measured.
     #[arg(long, global = true, default_value = "target/compare")]
     dir: PathBuf,
@@ -101,6 +114,7 @@ impl Pair {
         let mut options = ServerOptions::new(dir.join("cutwater"));
         options.shards = 1;
         options.fsync = fsync;
+        options.more = load.cutwater_args.split_whitespace().map(str::to_owned).collect();
         let peer = PeerOptions {
             dir: dir.join("valkey"),
             appendfsync: peer_fsync,
@@ -139,10 +153,12 @@ fn main() -> io::Result<()> {
         Part::Memory => memory(&load),
         Part::Durable => durable(&load),
         Part::Dataset => dataset(&load),
+        Part::Latency => latency::latency(&load),
         Part::All => {
             memory(&load)?;
             durable(&load)?;
-            dataset(&load)
+            dataset(&load)?;
+            latency::latency(&load)
         }
     }
 }
