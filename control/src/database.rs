@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, OpenError, Recovered};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
@@ -15,7 +16,7 @@ use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{Identity, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::plan::Target;
 use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
 use tokio::runtime::Handle as Runtime;
@@ -26,7 +27,8 @@ use crate::admin;
 use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Handle};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::identity::{self, Fork, IdentityError};
+use crate::identity::{self, IdentityError};
+use crate::restore::{self, Destination, RestoreError, Source};
 
 /// Calls of the control plane's commands that may wait.
 const ADMIN_CALLS: usize = 256;
@@ -54,6 +56,8 @@ pub struct DatabaseConfig {
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
+    /// The keys that seal and open; empty seals nothing.
+    pub keys: Keyring,
 }
 
 impl DatabaseConfig {
@@ -78,7 +82,13 @@ impl DatabaseConfig {
         let mut engine = EngineConfig::directory(data_dir.path());
         engine.lock = data_dir.take_lock();
         let identity = data_dir.identity().ids();
-        Ok(Self { engine, identity, store: Arc::new(store), checkpoint_log_bytes: None })
+        Ok(Self {
+            engine,
+            identity,
+            store: Arc::new(store),
+            checkpoint_log_bytes: None,
+            keys: Keyring::default(),
+        })
     }
 
     /// A new database in memory only, whose snapshots go to `store`. Two shards, not pinned, no
@@ -88,7 +98,13 @@ impl DatabaseConfig {
     /// [`DatabaseError::Identity`] if the kernel gives no random bytes.
     pub fn memory(store: Arc<dyn ObjectStore>) -> Result<Self, DatabaseError> {
         let identity = identity::Identity::new_database()?.ids();
-        Ok(Self { engine: EngineConfig::memory(), identity, store, checkpoint_log_bytes: None })
+        Ok(Self {
+            engine: EngineConfig::memory(),
+            identity,
+            store,
+            checkpoint_log_bytes: None,
+            keys: Keyring::default(),
+        })
     }
 }
 
@@ -119,6 +135,9 @@ pub enum DatabaseError {
     /// The identity of a restored directory could not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Nothing was restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
@@ -136,6 +155,7 @@ pub struct Database {
     coordinator: Handle,
     tasks: Vec<JoinHandle<()>>,
     store: Arc<dyn ObjectStore>,
+    keys: Keyring,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -145,7 +165,7 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
-        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes } = config;
+        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, keys } = config;
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
         let Takeover { claimant, aborted } =
             Claimant::take_over(Arc::clone(&store), identity, nonce, wall_micros()).await?;
@@ -162,7 +182,8 @@ impl Database {
             u128::from_be_bytes(identity.database.0),
             u128::from_be_bytes(identity.history.0),
         ));
-        engine.images = images(&store, &catalog, identity, engine.log);
+        catalog.authenticate(&keys);
+        engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
@@ -176,11 +197,12 @@ impl Database {
             catalog,
             data_dir,
             history: identity.history,
+            keys: keys.clone(),
             checkpoint_log_bytes,
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
-        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, shutdown })
+        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, keys, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -248,7 +270,7 @@ impl Database {
     /// # Errors
     /// As for [`restore`].
     pub async fn restore(&self, id: SnapshotId, into: &Path) -> Result<Manifest, DatabaseError> {
-        restore(&self.store, id, into).await
+        self::restore(&self.store, &self.keys, id, into).await
     }
 
     /// Completes when a client has sent SHUTDOWN.
@@ -327,6 +349,7 @@ fn images(
     store: &Arc<dyn ObjectStore>,
     catalog: &Catalog,
     identity: Identity,
+    keys: &Keyring,
     log: bool,
 ) -> Vec<Box<dyn ImageSource>> {
     if !log {
@@ -334,27 +357,27 @@ fn images(
     }
     let image = |manifest: &Manifest| {
         let (runtime, store) = (Runtime::current(), Arc::clone(store));
-        let image = SnapshotImage::new(runtime, store, manifest.clone(), identity.history);
+        let image = SnapshotImage::new(runtime, store, manifest.clone(), keys.clone(), identity.history);
         Box::new(image) as Box<dyn ImageSource>
     };
     catalog.published().rev().take(2).map(image).collect()
 }
 
-/// Restores a snapshot into a new data directory, which begins a new history. `into` is
-/// synced last: until its identity is there no server starts on it.
+/// Restores a snapshot into a new data directory, which begins a new history; gives the manifest of
+/// its base. Any other moment: [`crate::restore`].
 ///
 /// # Errors
-/// [`DatabaseError::Store`] if the snapshot is not there or not whole, or the directory not new.
+/// [`DatabaseError::Restore`] if the snapshot is not there or not whole, or the directory not new.
 pub async fn restore(
     store: &Arc<dyn ObjectStore>,
+    keys: &Keyring,
     id: SnapshotId,
     into: &Path,
 ) -> Result<Manifest, DatabaseError> {
-    let manifest = restore_snapshot(store, id, into, &|_| {}).await?;
-    let fork = Fork { parent: manifest.identity().history, lsn: manifest.meta().end_lsn };
-    let identity = identity::Identity::forked(manifest.identity().database, fork)?;
-    identity.create(into)?;
-    Ok(manifest)
+    let source = Source::load(Arc::clone(store), keys.clone()).await?;
+    let plan = source.plan(Target::Snapshot(id), None).map_err(RestoreError::from)?;
+    let destination = Destination { into: into.to_owned(), shards: None };
+    Ok(restore::restore(&source, &plan, &destination).await?.manifest)
 }
 
 /// The folder of the local store in a data directory.

@@ -22,6 +22,7 @@ pub mod database;
 pub mod identity;
 pub mod listing;
 pub mod placement;
+pub mod restore;
 pub mod schedule;
 pub mod serve;
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use cutwater_control::coordinator::CoordinatorError;
 use cutwater_control::database::{DatabaseError, restore};
+use cutwater_control::restore::RestoreError;
+use cutwater_engine::seal::Keyring;
 use cutwater_control::{Database, DatabaseConfig};
 use cutwater_engine::Client;
 use cutwater_engine::types::SnapshotId;
@@ -73,7 +75,10 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
         restored.close().await.unwrap();
     }
     let used = database.restore(taken[0], &target.path().join(taken[0].to_string())).await;
-    assert!(matches!(used, Err(DatabaseError::Store(SnapshotError::NotEmpty { .. }))));
+    assert!(matches!(
+        used,
+        Err(DatabaseError::Restore(RestoreError::Snapshot(SnapshotError::NotEmpty { .. })))
+    ));
     database.delete(taken[0]).await.unwrap();
     let missing = database.verify(taken[0]).await.unwrap_err();
     assert!(matches!(missing, CoordinatorError::Store(_)), "{missing}");
@@ -83,7 +88,7 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
     assert_eq!(ids(&database.list().await.unwrap()).len(), 2);
     database.close().await.unwrap();
     let into = target.path().join("from the store");
-    restore(store, taken[1], &into).await.unwrap();
+    restore(store, &Keyring::default(), taken[1], &into).await.unwrap();
     let mut config = directory(&into);
     config.engine.shards = 3;
     let restored = Database::open(config).await.unwrap();

@@ -137,7 +137,7 @@ pub enum PlanError {
         history: HistoryId,
     },
     /// There is no such snapshot, or it is not published.
-    #[error("there is no published snapshot {id}")]
+    #[error("there is no snapshot {id} that is published")]
     NoSnapshot {
         /// The id.
         id: SnapshotId,

@@ -7,6 +7,7 @@
 mod failure;
 mod offline;
 mod output;
+mod restorable;
 mod restore;
 mod row;
 mod serve;
@@ -34,7 +35,8 @@ Examples:
   cutwater --port 7000 --data-dir /var/lib/cw  the same elsewhere (all options: serve --help)
   cutwater snapshot create                     take a snapshot of the local server
   cutwater snapshot list --store file:///var/lib/cw/store
-  cutwater restore --store file:///var/lib/cw/store --snapshot 7 --into /var/lib/new
+  cutwater restorable --store s3://bucket/cw   the moments that there are
+  cutwater restore --store s3://bucket/cw --at 2026-03-01T12:00:00Z --into /var/lib/new
 
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration.";
 
@@ -57,8 +59,10 @@ enum Command {
     /// Create, list, show, delete or verify snapshots
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
-    /// Restore a snapshot into a new data directory
+    /// Restore any moment into a new data directory
     Restore(restore::RestoreArgs),
+    /// List the moments that a store can be restored to
+    Restorable(restorable::RestorableArgs),
 }
 
 /// Runs one command line to its end.
@@ -96,6 +100,7 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
         Command::Serve(flags) => serve::execute(&flags, variables),
         Command::Snapshot(command) => snapshot::execute(command, variables),
         Command::Restore(args) => restore::execute(&args),
+        Command::Restorable(args) => restorable::execute(&args),
     }
 }
 
@@ -168,6 +173,8 @@ mod tests {
         assert!(refused(&both).contains("cannot be used with"));
         assert!(refused(&["snapshot", "create", "--store", "file:///x"]).contains("'--store'"));
         assert!(refused(&["restore", "--store", "file:///x"]).contains("--snapshot <ID>"));
+        let two = ["restore", "--store", "file:///x", "--into", "x", "--latest", "--lsn", "5"];
+        assert!(refused(&two).contains("cannot be used with"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cutwater_engine::Engine;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog};
 use cutwater_snapshot::claim::Claimant;
@@ -43,6 +44,8 @@ pub struct CoordinatorSetup {
     pub data_dir: Option<PathBuf>,
     /// The history of this data directory.
     pub history: HistoryId,
+    /// The configured keys.
+    pub keys: Keyring,
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
@@ -70,6 +73,7 @@ struct Actor {
     catalog: Catalog,
     data_dir: Option<PathBuf>,
     history: HistoryId,
+    keys: Keyring,
     checkpoint_log_bytes: Option<u64>,
     job: Option<Job>,
     old_log_bytes: u64,
@@ -93,6 +97,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         catalog: setup.catalog,
         data_dir: setup.data_dir,
         history: setup.history,
+        keys: setup.keys,
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
         job: None,
         retry_at_bytes: 0,
@@ -134,9 +139,9 @@ impl Actor {
             },
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
             Message::Verify(id, reply) => {
-                let store = Arc::clone(&self.store);
+                let (store, keys) = (Arc::clone(&self.store), self.keys.clone());
                 tokio::spawn(async move {
-                    let report = verify(&store, id, &|_| {}).await;
+                    let report = verify(&store, id, &keys, &|_| {}).await;
                     drop(reply.send(report.map_err(CoordinatorError::from)));
                 });
             }
@@ -150,12 +155,12 @@ impl Actor {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
         let engine = Arc::clone(&self.engine);
         let written_bytes = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&written_bytes);
+        let (counter, keys) = (Arc::clone(&written_bytes), self.keys.clone());
         let id = claimant.next_id();
         let reason = reply.is_none().then_some(CHECKPOINT);
         tracing::info!(snapshot = id.0, "snapshot begins");
         let handle = tokio::spawn(async move {
-            let result = job::take(&engine, &mut claimant, reason, &counter).await;
+            let result = job::take(&engine, &mut claimant, &keys, reason, &counter).await;
             (claimant, result)
         });
         self.job = Some(Job { id, handle, written_bytes, reply });
@@ -202,7 +207,7 @@ impl Actor {
 
     /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
     async fn let_go(&mut self, id: SnapshotId) {
-        if let Err(error) = verify(&self.store, id, &|_| {}).await {
+        if let Err(error) = verify(&self.store, id, &self.keys, &|_| {}).await {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
             return;

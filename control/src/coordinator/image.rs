@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cutwater_engine::ImageSource;
 use cutwater_engine::log::{Coverage, Part};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, StartId};
 use cutwater_snapshot::chunk::ChunkKind;
 use cutwater_snapshot::ident::HistoryId;
@@ -18,6 +19,7 @@ pub struct SnapshotImage {
     runtime: Handle,
     store: Arc<dyn ObjectStore>,
     manifest: Manifest,
+    keys: Keyring,
     /// Whether the logs of the data directory continue it.
     continued: bool,
 }
@@ -28,10 +30,11 @@ impl SnapshotImage {
         runtime: Handle,
         store: Arc<dyn ObjectStore>,
         manifest: Manifest,
+        keys: Keyring,
         history: HistoryId,
     ) -> Self {
         let continued = manifest.identity().history == history && start_of(&manifest).0 > 0;
-        Self { runtime, store, manifest, continued }
+        Self { runtime, store, manifest, keys, continued }
     }
 }
 
@@ -60,8 +63,8 @@ impl ImageSource for SnapshotImage {
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         let core = self.manifest.cores().get(part).ok_or("no such part")?.core;
-        let mut reader =
-            CoreReader::open(&self.runtime, Arc::clone(&self.store), &self.manifest, core);
+        let snapshot = self.manifest.unlock(&self.keys).map_err(|error| error.to_string())?;
+        let mut reader = CoreReader::open(&self.runtime, Arc::clone(&self.store), &snapshot, core);
         while let Some(chunk) = reader.next_blocking().map_err(|error| error.to_string())? {
             match chunk.kind {
                 ChunkKind::Image => sink(&chunk.body)?,

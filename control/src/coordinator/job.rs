@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::engine::{PartEvent, PartStream};
 use cutwater_engine::{Engine, SnapshotStreamError};
 use cutwater_snapshot::chunk::push_tail_record;
@@ -33,6 +34,7 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub async fn take(
     engine: &Engine,
     claimant: &mut Claimant,
+    keys: &Keyring,
     reason: Option<&str>,
     written_bytes: &Arc<AtomicU64>,
 ) -> Result<Manifest, CoordinatorError> {
@@ -41,7 +43,7 @@ pub async fn take(
     let uuid = SnapshotUuid::random().map_err(|_| SnapshotStreamError::Stopped)?;
     let mut spec = SnapshotSpec::base(streams.begin_lsn, cores, uuid, wall_micros());
     spec.reason = reason.map(str::to_owned);
-    let writer = SnapshotWriter::begin(claimant, spec).await?;
+    let writer = SnapshotWriter::begin(claimant, spec, keys).await?;
     match write_parts(&writer, streams.parts, written_bytes).await {
         Ok(parts) => match writer.finish(parts, Vec::new()).await {
             Ok(manifest) => Ok(manifest),

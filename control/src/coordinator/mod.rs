@@ -15,5 +15,6 @@ mod job;
 pub mod message;
 mod recycle;
 
+pub(crate) use job::take as take_snapshot;
 pub use actor::{CoordinatorSetup, start};
 pub use message::{CoordinatorError, Handle, Status};

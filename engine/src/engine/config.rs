@@ -57,6 +57,11 @@ pub struct EngineConfig {
     pub accept_clock: bool,
     /// How long writes wait for a slow snapshot, in milliseconds.
     pub snapshot_stall_limit_ms: u64,
+    /// Keys past their time stay, as far as no command meets them: for an engine that only passes
+    /// its data on.
+    pub keep_expired: bool,
+    /// Every LSN that is given lies above it, whatever is found.
+    pub lsn_floor: Lsn,
     /// Images to start from, newest first.
     pub images: Vec<Box<dyn ImageSource>>,
     /// Who answers SNAPSHOT and the like.
@@ -83,6 +88,8 @@ impl EngineConfig {
             segment_bytes: crate::log::segment::DEFAULT_SEGMENT_BYTES,
             accept_clock: false,
             snapshot_stall_limit_ms: 1_000,
+            keep_expired: false,
+            lsn_floor: Lsn::ZERO,
             images: Vec::new(),
             admin: None,
         }

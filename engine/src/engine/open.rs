@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<E
 
 /// Reads what the logs say, decides what counts, and writes that down.
 fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Ground, OpenError> {
-    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn);
+    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn).max(config.lsn_floor);
     let new_ids = || -> Result<u128, OpenError> {
         let random = || {
             random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))
@@ -206,7 +207,9 @@ fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
         max_clients: config.max_clients,
         timeout_s: 0,
     };
-    Ok(Shared::new(SlotMap::new(config.shards), identity, settings))
+    let shared = Shared::new(SlotMap::new(config.shards), identity, settings);
+    shared.keeps_expired.store(config.keep_expired, Ordering::Relaxed);
+    Ok(shared)
 }
 
 /// What every shard gets one of.

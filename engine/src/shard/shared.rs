@@ -25,6 +25,8 @@ pub struct Shared {
     persistence_info: RwLock<String>,
     /// How many shards have no room for their logs.
     out_of_space: AtomicU64,
+    /// Keys past their time are not looked for.
+    pub keeps_expired: AtomicBool,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
     /// A shard has failed: the others end at once.
@@ -175,6 +177,7 @@ impl Shared {
             load_progress: LoadProgress::default(),
             persistence_info: RwLock::default(),
             out_of_space: AtomicU64::new(0),
+            keeps_expired: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }

@@ -13,6 +13,7 @@
 //! | [`object`] | both together: compressed, sealed, checked |
 //! | [`writer`] | one writer's puts, and how another one ends them |
 //! | [`chain`] | what a store has: heads, predecessors, orphans |
+//! | [`cursor`] | how far a data directory has come, over restarts |
 //!
 //! Numbers are the store's: histories share them. An object is created only if absent, under the
 //! number after the last that its writer knows, so a writer that was superseded meets the newer
@@ -20,6 +21,7 @@
 
 pub mod body;
 pub mod chain;
+pub mod cursor;
 mod error;
 pub mod header;
 pub mod object;
@@ -27,6 +29,7 @@ pub mod writer;
 
 pub use body::{Body, BodyBuilder, WalRecord};
 pub use chain::{Archive, ChainHead, find_head};
+pub use cursor::Cursor;
 pub use error::ArchiveError;
 pub use header::{Link, WalHeader, WalNumber};
 pub use object::{Draft, Packing, Secrets};
