@@ -5,7 +5,7 @@
 //! other folder is a copy, of which everything may be deleted. Reading needs no lock.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cutwater_control::identity::{Identity, IdentityError};
