@@ -43,7 +43,7 @@ impl Packer {
         let seed = header.seed();
         let sealer = key.map(|key| PieceSealer::new(key, &bytes));
         let compressor = Compressor::new(compression);
-        (Self { header, seed, compressor, sealer, stream_bytes: 0 }, bytes)
+        (Self { header, seed, compressor, sealer, stream_bytes: OBJECT_HEADER_BYTES as u64 }, bytes)
     }
 
     /// Whether packing does more than to compute a checksum.
@@ -51,7 +51,7 @@ impl Packer {
         !self.compressor.is_none() || self.sealer.is_some()
     }
 
-    /// Bytes of the stream so far, before sealing.
+    /// Bytes of the object so far, header included, before sealing.
     pub fn stream_bytes(&self) -> u64 {
         self.stream_bytes
     }

@@ -180,6 +180,9 @@ async fn copy_object(
             waiting = 0;
         }
     }
+    if object.length == 0 {
+        check(decoder, true)?;
+    }
     let last = runs.into_iter().collect();
     match upload {
         None => Ok(store::put(&**to, &path, last).await?),
