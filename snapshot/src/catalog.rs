@@ -148,9 +148,10 @@ impl Catalog {
         })
     }
 
-    /// The two newest published snapshots, newest first: in a local store the checkpoints.
+    /// What the two newest ways back are made of ([`Catalog::ways_back`]): in a local store the
+    /// checkpoints, which must stay.
     pub fn newest_two_checkpoints(&self) -> Vec<SnapshotId> {
-        self.published().rev().take(CHECKPOINTS).map(Manifest::id).collect()
+        self.ways_back(|_| true).iter().flatten().map(|manifest| manifest.id()).collect()
     }
 
     /// The highest LSN that any name or manifest shows; every shard starts above it.

@@ -452,6 +452,22 @@ pub enum SnapshotError {
         /// The id.
         id: SnapshotId,
     },
+    /// The snapshot is the parent of another.
+    #[error("snapshot {id} is the parent of delta {child}: delete that first")]
+    HasChildren {
+        /// The id.
+        id: SnapshotId,
+        /// A delta on top of it.
+        child: SnapshotId,
+    },
+    /// A delta's chain does not lead to a base.
+    #[error("snapshot {id} cannot be restored: {reason}")]
+    Chain {
+        /// The snapshot whose chain was followed.
+        id: SnapshotId,
+        /// Where the chain ends.
+        reason: String,
+    },
     /// The store belongs to another database.
     #[error("{object} belongs to database {found}, not to {expected}")]
     ForeignDatabase {

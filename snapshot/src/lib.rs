@@ -2,6 +2,7 @@
 //!
 //! A snapshot is written by [`writer`] behind a [`claim`], listed by [`catalog`], read back by
 //! [`reader`], checked by [`verify`], ended by [`delete`] and brought elsewhere by [`restore`].
+//! Deltas and the base below them are a [`chain`].
 //! With keys configured it is sealed ([`sealing`]), and [`rekey`] brings it under another key.
 //! Underneath lie the formats ([`chunk`], [`compression`], [`decoder`], [`manifest`], [`claim`];
 //! byte by byte in `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
@@ -11,6 +12,7 @@
 
 pub mod archive;
 pub mod catalog;
+pub mod chain;
 pub mod chunk;
 pub mod claim;
 pub mod compression;

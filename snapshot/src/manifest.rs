@@ -21,6 +21,11 @@ use crate::paths::{Named, SnapshotName};
 /// The format of manifests that this code writes, and the only one that it reads.
 pub const MANIFEST_VERSION: u32 = 1;
 
+/// Bytes of the digest by which a delta names its parent.
+pub const PARENT_DIGEST_BYTES: usize = 32;
+/// Bytes of the digest of a slot.
+pub const SLOT_DIGEST_BYTES: usize = 16;
+
 /// Whether a snapshot stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -152,7 +157,10 @@ pub struct RawManifest {
     pub auth: Option<ByteBuf>,
     /// [`RawManifest::digest`] of the parent.
     pub parent_digest: Option<ByteBuf>,
-    /// The digest of each slot.
+    /// Keys the digests of the slots.
+    pub digest_seed: Option<u64>,
+    /// The digest of each slot at its part's watermark, over all its entries
+    /// (`cutwater_engine::keyspace::SlotDigests`): 16,384 numbers of 16 bytes.
     pub slot_digests: Option<ByteBuf>,
     /// CRC32C of all bytes before it.
     pub crc32c: CrcField,
@@ -244,6 +252,7 @@ impl RawManifest {
             wrapped_key: None,
             auth: None,
             parent_digest: None,
+            digest_seed: None,
             slot_digests: None,
             crc32c: CrcField::default(),
         }
@@ -301,7 +310,17 @@ impl RawManifest {
 
     fn check_kind(&self) -> Result<(), Flaw> {
         let parent = self.meta.parent_id.is_some();
-        equal("parent_id is there", self.meta.kind == SnapshotKind::Delta, parent)?;
+        let is_delta = self.meta.kind == SnapshotKind::Delta;
+        equal("parent_id is there", is_delta, parent)?;
+        let digest_bytes = self.parent_digest.as_ref().map_or(0, |digest| digest.len());
+        equal(
+            "bytes of parent_digest",
+            if is_delta { PARENT_DIGEST_BYTES } else { 0 },
+            digest_bytes,
+        )?;
+        let digests_bytes = self.slot_digests.as_ref().map(|digests| digests.len());
+        let expected = self.digest_seed.map(|_| usize::from(SLOT_COUNT) * SLOT_DIGEST_BYTES);
+        equal("bytes of slot_digests", expected.unwrap_or(0), digests_bytes.unwrap_or(0))?;
         let fork = self.parent_history.is_some();
         equal("parent_history and fork_lsn are there", fork, self.fork_lsn.is_some())?;
         self.compression()?;
@@ -420,6 +439,17 @@ impl Manifest {
     /// Keys per slot at the watermark, if the writer counted them; empty otherwise.
     pub fn slot_counts(&self) -> &[u64] {
         &self.raw.slot_counts
+    }
+
+    /// The parent of a delta: its id, and the digest of its manifest.
+    pub fn parent(&self) -> Option<(SnapshotId, &[u8])> {
+        Some((self.raw.meta.parent_id?, self.raw.parent_digest.as_ref()?.as_slice()))
+    }
+
+    /// The digests of the slots at the parts' watermarks, in order, and the seed that keys them.
+    pub fn slot_digests(&self) -> Option<(u64, impl ExactSizeIterator<Item = u128>)> {
+        let (digests, _) = self.raw.slot_digests.as_ref()?.as_chunks::<SLOT_DIGEST_BYTES>();
+        Some((self.raw.digest_seed?, digests.iter().map(|digest| u128::from_le_bytes(*digest))))
     }
 
     /// How the bodies are compressed.

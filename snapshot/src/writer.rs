@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use cutwater_engine::seal::Keyring;
-use cutwater_engine::types::{Lsn, ShardId};
+use cutwater_engine::types::{Lsn, ShardId, SnapshotId};
 use object_store::ObjectStore;
+use serde_bytes::ByteBuf;
 
 use crate::chunk::ObjectHeader;
 use crate::claim::Claimant;
@@ -19,7 +20,8 @@ use crate::delete::sweep;
 use crate::error::SnapshotError;
 use crate::ident::{self, Identity, Random, SnapshotUuid};
 use crate::manifest::{
-    MANIFEST_VERSION, Manifest, Meta, RawManifest, Record, SnapshotKind, State, created_by,
+    MANIFEST_VERSION, Manifest, Meta, PARENT_DIGEST_BYTES, RawManifest, Record, SnapshotKind,
+    State, created_by,
 };
 use crate::msgpack::CrcField;
 use crate::paths::SnapshotName;
@@ -43,6 +45,33 @@ pub struct SnapshotSpec {
     pub compression: Compression,
     /// Why it was taken, if not because somebody asked for it.
     pub reason: Option<String>,
+    /// What it is a delta of; a base has none.
+    pub parent: Option<Parent>,
+}
+
+/// The snapshot that a delta is taken on top of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its id in the same store.
+    pub id: SnapshotId,
+    /// [`RawManifest::digest`] of its manifest.
+    pub digest: [u8; PARENT_DIGEST_BYTES],
+}
+
+impl Parent {
+    /// A published snapshot as a parent.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self { id: manifest.id(), digest: manifest.raw().digest() }
+    }
+}
+
+/// What is known of all slots together, at the watermarks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotSummary {
+    /// Keys of each slot, or nothing.
+    pub counts: Vec<u64>,
+    /// The seed and the digest of each slot, if they were taken.
+    pub digests: Option<(u64, Vec<u128>)>,
 }
 
 impl SnapshotSpec {
@@ -56,6 +85,7 @@ impl SnapshotSpec {
             piece_limit_bytes: PIECE_BYTES,
             compression: Compression::None,
             reason: None,
+            parent: None,
         }
     }
 }
@@ -144,7 +174,20 @@ impl SnapshotWriter {
         cores: Vec<FinishedCore>,
         slot_counts: Vec<u64>,
     ) -> Result<Manifest, SnapshotError> {
-        let mut raw = self.manifest(cores, slot_counts)?;
+        let summary = SlotSummary { counts: slot_counts, digests: None };
+        self.finish_with(cores, summary).await
+    }
+
+    /// [`SnapshotWriter::finish`] with everything that is known of the slots.
+    ///
+    /// # Errors
+    /// As for [`SnapshotWriter::finish`].
+    pub async fn finish_with(
+        &self,
+        cores: Vec<FinishedCore>,
+        slots: SlotSummary,
+    ) -> Result<Manifest, SnapshotError> {
+        let mut raw = self.manifest(cores, slots)?;
         if let Some(seal) = &self.seal {
             seal.seal(&mut raw);
         }
@@ -189,7 +232,7 @@ impl SnapshotWriter {
     fn manifest(
         &self,
         mut finished: Vec<FinishedCore>,
-        slot_counts: Vec<u64>,
+        slots: SlotSummary,
     ) -> Result<RawManifest, SnapshotError> {
         finished.sort_by_key(|core| core.part.core);
         for core in (0..self.spec.num_cores).map(ShardId) {
@@ -207,6 +250,13 @@ impl SnapshotWriter {
             finished.into_iter().map(|core| (core.part, core.objects)).unzip();
         let objects: Vec<_> = objects.into_iter().flatten().collect();
         let first = objects.iter().filter(|object| object.piece == 0);
+        let parent = self.spec.parent.as_ref();
+        let (digest_seed, slot_digests) = slots.digests.unzip();
+        let encoded = |digests: Vec<u128>| {
+            ByteBuf::from(
+                digests.iter().flat_map(|digest| digest.to_le_bytes()).collect::<Vec<_>>(),
+            )
+        };
         Ok(RawManifest {
             meta: Meta {
                 format_version: MANIFEST_VERSION,
@@ -215,8 +265,8 @@ impl SnapshotWriter {
                 end_lsn,
                 created_at_us: self.spec.created_at_us,
                 created_by: created_by(),
-                kind: SnapshotKind::Base,
-                parent_id: None,
+                kind: parent.map_or(SnapshotKind::Base, |_| SnapshotKind::Delta),
+                parent_id: parent.map(|parent| parent.id),
                 data_bytes: objects.iter().map(|object| object.length).sum(),
             },
             core_files: first.map(|object| object.name.clone()).collect(),
@@ -229,14 +279,15 @@ impl SnapshotWriter {
             state: State::Published,
             reason: self.spec.reason.clone(),
             cores,
-            slot_counts,
+            slot_counts: slots.counts,
             objects,
             compression: self.spec.compression.to_string(),
             key_id: None,
             wrapped_key: None,
             auth: None,
-            parent_digest: None,
-            slot_digests: None,
+            parent_digest: parent.map(|parent| ByteBuf::from(parent.digest)),
+            digest_seed,
+            slot_digests: slot_digests.map(encoded),
             crc32c: CrcField::default(),
         })
     }

@@ -204,6 +204,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
     use cutwater_control::identity::Fork;
     use cutwater_engine::entry::{Op, ValueKind};
