@@ -17,7 +17,7 @@ use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{Identity, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::plan::Target;
 use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
 use tokio::runtime::Handle as Runtime;
@@ -28,7 +28,8 @@ use crate::admin;
 use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Handle};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::identity::{self, Fork, IdentityError};
+use crate::identity::{self, IdentityError};
+use crate::restore::{self, Destination, RestoreError, Source};
 
 /// Calls of the control plane's commands that may wait.
 const ADMIN_CALLS: usize = 256;
@@ -143,6 +144,9 @@ pub enum DatabaseError {
     /// The identity of a restored directory could not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Nothing was restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
@@ -418,22 +422,21 @@ fn images(
     catalog.published().rev().take(2).map(image).collect()
 }
 
-/// Restores a snapshot into a new data directory, which begins a new history. `into` is
-/// synced last: until its identity is there no server starts on it.
+/// Restores a snapshot into a new data directory, which begins a new history; gives the manifest of
+/// its base. Any other moment: [`crate::restore`].
 ///
 /// # Errors
-/// [`DatabaseError::Store`] if the snapshot is not there or not whole, or the directory not new.
+/// [`DatabaseError::Restore`] if the snapshot is not there or not whole, or the directory not new.
 pub async fn restore(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
     keys: &Keyring,
     into: &Path,
 ) -> Result<Manifest, DatabaseError> {
-    let manifest = restore_snapshot(store, id, into, keys, &|_| {}).await?;
-    let fork = Fork { parent: manifest.identity().history, lsn: manifest.meta().end_lsn };
-    let identity = identity::Identity::forked(manifest.identity().database, fork)?;
-    identity.create(into)?;
-    Ok(manifest)
+    let source = Source::load(Arc::clone(store), keys.clone()).await?;
+    let plan = source.plan(Target::Snapshot(id), None).map_err(RestoreError::from)?;
+    let destination = Destination { into: into.to_owned(), shards: None };
+    Ok(restore::restore(&source, &plan, &destination).await?.manifest)
 }
 
 /// The folder of the local store in a data directory.

@@ -23,6 +23,7 @@ pub mod identity;
 pub mod keys;
 pub mod listing;
 pub mod placement;
+pub mod restore;
 pub mod schedule;
 pub mod serve;
 

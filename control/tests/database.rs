@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cutwater_control::coordinator::CoordinatorError;
 use cutwater_control::database::{DatabaseError, restore};
+use cutwater_control::restore::RestoreError;
 use cutwater_control::{Database, DatabaseConfig};
 use cutwater_engine::Client;
 use cutwater_engine::seal::Keyring;
@@ -74,7 +75,10 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
         restored.close().await.unwrap();
     }
     let used = database.restore(taken[0], &target.path().join(taken[0].to_string())).await;
-    assert!(matches!(used, Err(DatabaseError::Store(SnapshotError::NotEmpty { .. }))));
+    assert!(matches!(
+        used,
+        Err(DatabaseError::Restore(RestoreError::Snapshot(SnapshotError::NotEmpty { .. })))
+    ));
     database.delete(taken[0]).await.unwrap();
     let missing = database.verify(taken[0]).await.unwrap_err();
     assert!(matches!(missing, CoordinatorError::Store(_)), "{missing}");

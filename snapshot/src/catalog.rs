@@ -11,7 +11,8 @@ use cutwater_engine::types::{Lsn, SnapshotId};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
-use crate::claim::read_claim;
+use crate::archive::{WalHeader, WalNumber};
+use crate::claim::{Claim, read_claim};
 use crate::error::{Refusal, SnapshotError};
 use crate::ident::DatabaseId;
 use crate::manifest::{Manifest, Record, SnapshotKind, State, Tombstone};
@@ -213,6 +214,45 @@ impl Catalog {
     pub fn remove(&mut self, id: SnapshotId) {
         self.entries.retain(|entry| entry.id != id);
     }
+}
+
+/// Whose store it is, by the first claim, manifest or archive object that can be read. Without any,
+/// the catalog is empty or unreadable under every id.
+///
+/// # Errors
+/// [`SnapshotError::Store`].
+pub async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, SnapshotError> {
+    for folder in [paths::claims(), paths::snapshots(), paths::wal_folder()] {
+        for object in store::list(store, &folder).await? {
+            let named = Named::parse(&object.location);
+            if !matches!(named, Some(Named::Claim(_) | Named::Manifest(_) | Named::Wal(_))) {
+                continue;
+            }
+            let bytes = match store::get(store, &object.location).await {
+                Ok(bytes) => bytes,
+                // Deleted since it was listed.
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let database = match named {
+                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
+                Some(Named::Manifest(name)) => {
+                    Record::decode(name, &bytes).map(|record| match record {
+                        Record::Published(manifest) => manifest.identity().database,
+                        Record::Tombstone(tombstone) => tombstone.database,
+                    })
+                }
+                Some(Named::Wal(number)) => WalHeader::decode(WalNumber(number), &bytes)
+                    .map(|header| header.identity.database),
+                _ => continue,
+            };
+            // What is damaged is for the catalog to tell; another object names the database too.
+            if let Ok(database) = database {
+                return Ok(database);
+            }
+        }
+    }
+    Ok(DatabaseId::default())
 }
 
 /// What a listing shows of one snapshot's folder.

@@ -321,7 +321,7 @@ pub fn push_tail_record(body: &mut Vec<u8>, lsn: Lsn, ops: &[u8]) {
     body.extend_from_slice(ops);
 }
 
-fn take_record<'a>(input: &mut &'a [u8]) -> Result<TailRecord<'a>, Flaw> {
+pub(crate) fn take_record<'a>(input: &mut &'a [u8]) -> Result<TailRecord<'a>, Flaw> {
     let (length, rest) = input.split_first_chunk::<4>().ok_or(Flaw::Truncated)?;
     let (record, rest) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Flaw::Truncated)?;

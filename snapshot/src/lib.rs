@@ -10,6 +10,7 @@
 //! Everything runs on the caller's tokio runtime. Nothing here reads the clock; randomness comes
 //! from [`ident`] only.
 
+pub mod archive;
 pub mod catalog;
 pub mod chain;
 pub mod chunk;
@@ -26,6 +27,7 @@ mod msgpack;
 mod object_writer;
 mod pack;
 pub mod paths;
+pub mod plan;
 pub mod reader;
 pub mod rekey;
 pub mod restore;

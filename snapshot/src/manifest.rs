@@ -14,7 +14,7 @@ use serde_bytes::ByteBuf;
 use crate::chunk::mismatch;
 use crate::compression::{Algorithm, Compression};
 use crate::error::{Damage, Flaw};
-use crate::ident::{DatabaseId, HistoryId, Identity, SnapshotUuid};
+use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid};
 use crate::msgpack::{self, CrcField};
 use crate::paths::{Named, SnapshotName};
 
@@ -131,6 +131,10 @@ pub struct RawManifest {
     pub database_id: DatabaseId,
     /// The history.
     pub history_id: HistoryId,
+    /// The history that it forked off, if it began by a restore.
+    pub parent_history: Option<HistoryId>,
+    /// The last LSN that both have.
+    pub fork_lsn: Option<Lsn>,
     /// The attempt.
     pub snapshot_uuid: SnapshotUuid,
     /// What became of it.
@@ -235,6 +239,8 @@ impl RawManifest {
             num_cores: 0,
             database_id: identity.database,
             history_id: identity.history,
+            parent_history: identity.fork.map(|fork| fork.parent),
+            fork_lsn: identity.fork.map(|fork| fork.lsn),
             snapshot_uuid,
             state,
             reason: Some(reason),
@@ -315,6 +321,8 @@ impl RawManifest {
         let digests_bytes = self.slot_digests.as_ref().map(|digests| digests.len());
         let expected = self.digest_seed.map(|_| usize::from(SLOT_COUNT) * SLOT_DIGEST_BYTES);
         equal("bytes of slot_digests", expected.unwrap_or(0), digests_bytes.unwrap_or(0))?;
+        let fork = self.parent_history.is_some();
+        equal("parent_history and fork_lsn are there", fork, self.fork_lsn.is_some())?;
         self.compression()?;
         self.check_sealing()?;
         match self.slot_counts.len() {
@@ -400,7 +408,12 @@ impl Manifest {
 
     /// The database and the history.
     pub fn identity(&self) -> Identity {
-        Identity { database: self.raw.database_id, history: self.raw.history_id }
+        let fork = self.raw.parent_history.zip(self.raw.fork_lsn);
+        Identity {
+            database: self.raw.database_id,
+            history: self.raw.history_id,
+            fork: fork.map(|(parent, lsn)| Fork { parent, lsn }),
+        }
     }
 
     /// The attempt.

@@ -92,7 +92,11 @@ pub async fn copy_snapshot(
     Ok(manifest)
 }
 
-fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
+/// Makes a folder, or makes sure that the one that is there is empty.
+///
+/// # Errors
+/// [`SnapshotError::NotEmpty`], or the system's.
+pub fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
     let io = |source| StoreError::Io {
         operation: Operation::Open,
         path: folder.display().to_string(),

@@ -273,6 +273,8 @@ impl SnapshotWriter {
             num_cores: self.spec.num_cores,
             database_id: self.identity.database,
             history_id: self.identity.history,
+            parent_history: self.identity.fork.map(|fork| fork.parent),
+            fork_lsn: self.identity.fork.map(|fork| fork.lsn),
             snapshot_uuid: self.spec.uuid,
             state: State::Published,
             reason: self.spec.reason.clone(),

@@ -16,4 +16,5 @@ pub mod message;
 mod recycle;
 
 pub use actor::{CoordinatorSetup, start};
+pub(crate) use job::{Form, take as take_snapshot};
 pub use message::{CoordinatorError, Handle, Status};

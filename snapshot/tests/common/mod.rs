@@ -30,7 +30,7 @@ use object_store::path::Path;
 use object_store::*;
 
 pub const IDENTITY: Identity =
-    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]) };
+    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]), fork: None };
 
 /// What keeps the folder or the server of a store under test.
 pub enum Guard {
