@@ -7,6 +7,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use cutwater_engine::entry::{Op, ValueKind};
 use cutwater_engine::types::{DbIndex, ShardId};
 use cutwater_snapshot::chunk::{ChunkKind, ChunkPlace, UnverifiedChunk, chunk_header};
+use cutwater_snapshot::compression::Algorithm;
 
 /// About what a shard hands over at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -34,14 +35,17 @@ fn chunks(criterion: &mut Criterion) {
             bencher.iter(|| body(black_box(value_bytes)));
         });
         group.bench_function(format!("header and crc, values of {value_bytes} B"), |bencher| {
-            bencher.iter(|| chunk_header(PLACE, ChunkKind::Image, count, black_box(&encoded)));
+            bencher.iter(|| {
+                let raw_bytes = encoded.len();
+                chunk_header(PLACE, ChunkKind::Image, count, raw_bytes, black_box(&encoded))
+            });
         });
-        let header = chunk_header(PLACE, ChunkKind::Image, count, &encoded);
+        let header = chunk_header(PLACE, ChunkKind::Image, count, encoded.len(), &encoded);
         let stored = bytes::Bytes::from(encoded);
         group.bench_function(format!("verify and decode, values of {value_bytes} B"), |bencher| {
             bencher.iter(|| {
                 let chunk = UnverifiedChunk { header, body: stored.clone() };
-                let chunk = chunk.verify(PLACE).expect("what was just encoded");
+                let chunk = chunk.verify(PLACE, Algorithm::None).expect("what was just encoded");
                 let mut entries = 0u32;
                 chunk.for_each_op(|_, _| entries += 1).expect("our own ops");
                 entries

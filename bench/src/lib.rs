@@ -1,12 +1,13 @@
 //! Benchmarks, the simulation and the load harness of Cutwater.
 //!
-//! What the end-to-end tests (`tests/e2e/`) and the comparison with a peer (`src/bin/compare.rs`)
+//! What the end-to-end tests (`tests/e2e/`) and the comparison with a peer (`src/bin/compare/`)
 //! share. They drive a server from outside, as a process behind a socket:
 //!
 //! - [`process`]: a server process: start, wait until it serves, kill, stop, start again;
 //! - [`server`] and [`peer`]: how Cutwater and Valkey are told what to do; every command line
 //!   option that the tests use stands there once;
 //! - [`client`] and [`reply`]: a small RESP client with pipelining;
+//! - [`pace`]: load at a fixed rate, and how long each request waited;
 //! - [`golden`]: scripts of commands and the exact replies that they must get;
 //! - [`report`]: medians, ratios and tables of measurements;
 //! - [`usage`]: what a process costs: CPU time and memory;
@@ -15,6 +16,8 @@
 
 pub mod client;
 pub mod golden;
+pub mod idle;
+pub mod pace;
 pub mod peer;
 pub mod process;
 pub mod reply;

@@ -24,7 +24,7 @@ fn expect_ok(result: Result<Report, Failure>) -> Report {
 #[test]
 fn a_thousand_seeds() {
     let next = AtomicU64::new(0);
-    let unknown = AtomicU64::new(0);
+    let (unknown, unknown_losses) = (AtomicU64::new(0), AtomicU64::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -36,12 +36,16 @@ fn a_thousand_seeds() {
                     }
                     let report = expect_ok(run(seed, Mutation::None));
                     unknown.fetch_add(report.unknown, Ordering::Relaxed);
+                    unknown_losses.fetch_add(report.unknown_losses, Ordering::Relaxed);
                 }
             });
         }
     });
     let unknown = unknown.into_inner();
     assert!(unknown < SEEDS / 100, "{unknown} searches were given up: nothing was checked there");
+    // Some 600 crashes of these seeds lose something: one in ten may be too much to search.
+    let unknown = unknown_losses.into_inner();
+    assert!(unknown < SEEDS * 6 / 100, "{unknown} searches for what may survive were given up");
 }
 
 #[test]

@@ -64,6 +64,16 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             Ok(found) => reply.reply(|reply| status(reply, &found)),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
+        (b"snapshot", b"rekey") => {
+            let all = args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"all"));
+            match (all, snapshot_id(args)) {
+                (false, None) => reply.reply(|reply| reply.error("ERR syntax error: ALL or an id")),
+                (_, id) => match handle.rekey(id).await {
+                    Ok(count) => reply.reply(|reply| integer(reply, count)),
+                    Err(error) => reply.reply(|reply| refuse(reply, &error)),
+                },
+            }
+        }
         (b"snapshot", _) => match snapshot_id(args) {
             Some(id) => with_id(&subcommand, id, &handle, reply).await,
             None => reply.reply(|reply| {

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, OpenError, Recovered};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
 use cutwater_snapshot::claim::{Claimant, Takeover};
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{Identity, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::plan::Target;
 use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
 use tokio::runtime::Handle as Runtime;
@@ -29,7 +31,8 @@ use crate::coordinator::remote::{self, RemoteConfig};
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::identity::{self, Fork, IdentityError};
+use crate::identity::{self, IdentityError};
+use crate::restore::{self, Destination, RestoreError, Source};
 
 /// Calls of the control plane's commands that may wait.
 const ADMIN_CALLS: usize = 256;
@@ -59,6 +62,14 @@ pub struct DatabaseConfig {
     pub checkpoint_log_bytes: Option<u64>,
     /// Where published snapshots go as well, if anywhere.
     pub remote: Option<RemoteConfig>,
+    /// The keys that seal; empty: nothing is sealed.
+    pub keys: Keyring,
+    /// Whether to open with keys what is not sealed, as when sealing begins.
+    pub accept_plain: bool,
+    /// How snapshots are compressed.
+    pub compression: Compression,
+    /// The data directory's own store, which nobody may write to when the directory is given back.
+    local: Option<LocalStore>,
 }
 
 impl DatabaseConfig {
@@ -83,8 +94,8 @@ impl DatabaseConfig {
         let mut engine = EngineConfig::directory(data_dir.path());
         engine.lock = data_dir.take_lock();
         let identity = data_dir.identity().ids();
-        let store = Arc::new(store);
-        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, remote: None })
+        let (local, store) = (Some(store.clone()), Arc::new(store));
+        Ok(Self { local, ..Self::new(engine, identity, store) })
     }
 
     /// A new database in memory only, whose snapshots go to `store`. Two shards, not pinned, no
@@ -94,8 +105,21 @@ impl DatabaseConfig {
     /// [`DatabaseError::Identity`] if the kernel gives no random bytes.
     pub fn memory(store: Arc<dyn ObjectStore>) -> Result<Self, DatabaseError> {
         let identity = identity::Identity::new_database()?.ids();
-        let engine = EngineConfig::memory();
-        Ok(Self { engine, identity, store, checkpoint_log_bytes: None, remote: None })
+        Ok(Self::new(EngineConfig::memory(), identity, store))
+    }
+
+    fn new(engine: EngineConfig, identity: Identity, store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            engine,
+            identity,
+            store,
+            checkpoint_log_bytes: None,
+            remote: None,
+            keys: Keyring::default(),
+            accept_plain: false,
+            compression: Compression::None,
+            local: None,
+        }
     }
 }
 
@@ -134,6 +158,9 @@ pub enum DatabaseError {
     /// The identity of a restored directory could not be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Nothing was restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
@@ -152,6 +179,8 @@ pub struct Database {
     tasks: Vec<JoinHandle<()>>,
     store: Arc<dyn ObjectStore>,
     uploads: Option<(Uploads, Duration)>,
+    local: Option<LocalStore>,
+    keys: Keyring,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -161,11 +190,11 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
-        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, remote } = config;
+        let DatabaseConfig { mut engine, identity, store, keys, local, remote, .. } = config;
         let answer = match &remote {
-            Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
-                DatabaseError::Remote { url: remote.url.clone(), source }
-            })?,
+            Some(remote) => remote::probe_start(remote, identity)
+                .await
+                .map_err(|source| DatabaseError::Remote { url: remote.url.clone(), source })?,
             None => None,
         };
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
@@ -175,6 +204,8 @@ impl Database {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
         }
         let mut catalog = Catalog::load(&*store, identity.database).await?;
+        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
+        check_keys(&mut catalog, &keys)?;
         look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;
 
@@ -184,7 +215,7 @@ impl Database {
             u128::from_be_bytes(identity.database.0),
             u128::from_be_bytes(identity.history.0),
         ));
-        engine.images = images(&store, &catalog, identity, engine.log);
+        engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
@@ -198,7 +229,8 @@ impl Database {
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
             let (state, seeker) = remote::start(remote.clone(), identity, keep, answer).await;
-            let (handle, uploader) = Uploads::start(&remote, Arc::clone(&store), state, view);
+            let (handle, uploader) =
+                Uploads::start(&remote, Arc::clone(&store), keys.ring.clone(), state, view);
             tasks.extend([seeker, uploader]);
             uploads = Some((handle, remote.shutdown_timeout));
         }
@@ -209,13 +241,16 @@ impl Database {
             catalog,
             data_dir,
             history: identity.history,
-            checkpoint_log_bytes,
+            checkpoint_log_bytes: config.checkpoint_log_bytes,
             uploads: uploads.as_ref().map(|(uploads, _)| uploads.clone()),
+            keys: keys.ring.clone(),
+            compression: config.compression,
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         tasks.extend([actor, admin]);
-        Ok(Self { engine, coordinator, tasks, store, uploads, shutdown })
+        let keys = keys.ring;
+        Ok(Self { engine, coordinator, tasks, store, uploads, local, keys, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -283,7 +318,7 @@ impl Database {
     /// # Errors
     /// As for [`restore`].
     pub async fn restore(&self, id: SnapshotId, into: &Path) -> Result<Manifest, DatabaseError> {
-        restore(&self.store, id, into).await
+        restore(&self.store, id, &self.keys, into).await
     }
 
     /// Completes when a client has sent SHUTDOWN.
@@ -307,9 +342,13 @@ impl Database {
     /// Why the engine had stopped before.
     pub async fn close(mut self) -> Result<(), DatabaseError> {
         self.coordinator.close().await;
-        let engine = Arc::clone(&self.engine);
-        // Joining the shards' threads blocks.
-        let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
+        let (engine, local) = (Arc::clone(&self.engine), self.local.clone());
+        // Waiting for files and joining the shards' threads blocks.
+        let closed = tokio::task::spawn_blocking(move || {
+            local.iter().for_each(LocalStore::close);
+            engine.shut_down()
+        })
+        .await;
         // Clients do not wait for uploads: the shards have ended.
         if let Some((uploads, limit)) = &self.uploads {
             uploads.finish(*limit).await;
@@ -325,10 +364,39 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         // The tasks hold the engine; they end when their runtime gets to it. The engine must not
-        // wait for that: the directory is free when this returns.
+        // wait for that: the directory is free when this returns. So what they write to the
+        // directory's store ends here, before the engine gives the lock back.
         self.tasks.iter().for_each(JoinHandle::abort);
+        self.local.iter().for_each(LocalStore::close);
         let _ = self.engine.shut_down();
     }
+}
+
+/// The keys, and how strictly they are meant.
+struct Keys {
+    ring: Keyring,
+    accept_plain: bool,
+}
+
+impl Keys {
+    /// What this snapshot is read with.
+    fn for_reading(&self, manifest: &Manifest) -> Keyring {
+        let is_accepted = self.accept_plain && manifest.wrapped_key().is_none();
+        if is_accepted { Keyring::default() } else { self.ring.clone() }
+    }
+}
+
+/// Refuses to start without the key of the newest snapshot, rather than with an older one that
+/// happens to open; and trusts no manifest that was altered.
+fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), DatabaseError> {
+    if let Some(newest) = catalog.published().next_back()
+        && let Err(refused @ SnapshotError::Refused { .. }) =
+            newest.unlock(&keys.for_reading(newest))
+    {
+        return Err(refused.into());
+    }
+    catalog.authenticate(&keys.ring, keys.accept_plain);
+    Ok(())
 }
 
 /// Says which snapshots cannot be read. If that is all of them, then starting from nothing would
@@ -367,6 +435,7 @@ fn images(
     store: &Arc<dyn ObjectStore>,
     catalog: &Catalog,
     identity: Identity,
+    keys: &Keys,
     log: bool,
 ) -> Vec<Box<dyn ImageSource>> {
     if !log {
@@ -374,27 +443,33 @@ fn images(
     }
     let image = |manifest: &Manifest| {
         let (runtime, store) = (Runtime::current(), Arc::clone(store));
-        let image = SnapshotImage::new(runtime, store, manifest.clone(), identity.history);
+        let image = SnapshotImage::new(
+            runtime,
+            store,
+            manifest.clone(),
+            identity.history,
+            keys.for_reading(manifest),
+        );
         Box::new(image) as Box<dyn ImageSource>
     };
     catalog.published().rev().take(2).map(image).collect()
 }
 
-/// Restores a snapshot into a new data directory, which begins a new history. `into` is
-/// synced last: until its identity is there no server starts on it.
+/// Restores a snapshot into a new data directory, which begins a new history; gives the manifest of
+/// its base. Any other moment: [`crate::restore`].
 ///
 /// # Errors
-/// [`DatabaseError::Store`] if the snapshot is not there or not whole, or the directory not new.
+/// [`DatabaseError::Restore`] if the snapshot is not there or not whole, or the directory not new.
 pub async fn restore(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
+    keys: &Keyring,
     into: &Path,
 ) -> Result<Manifest, DatabaseError> {
-    let manifest = restore_snapshot(store, id, into, &|_| {}).await?;
-    let fork = Fork { parent: manifest.identity().history, lsn: manifest.meta().end_lsn };
-    let identity = identity::Identity::forked(manifest.identity().database, fork)?;
-    identity.create(into)?;
-    Ok(manifest)
+    let source = Source::load(Arc::clone(store), keys.clone()).await?;
+    let plan = source.plan(Target::Snapshot(id), None).map_err(RestoreError::from)?;
+    let destination = Destination { into: into.to_owned(), shards: None };
+    Ok(restore::restore(&source, &plan, &destination).await?.manifest)
 }
 
 /// The folder of the local store in a data directory.

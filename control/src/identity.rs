@@ -22,6 +22,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cutwater_engine::types::Lsn;
+pub use cutwater_snapshot::ident::Fork;
 use cutwater_snapshot::ident::{self, DatabaseId, HistoryId};
 
 /// The name of the identity file in a data directory.
@@ -32,15 +33,6 @@ pub const IDENTITY_DRAFT: &str = "database.toml.new";
 pub const FORMAT_VERSION: u32 = 0;
 /// An identity is far smaller; anything larger is none.
 const MAX_BYTES: u64 = 64 << 10;
-
-/// Where a history forked off another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fork {
-    /// The history that was restored from.
-    pub parent: HistoryId,
-    /// The last LSN that both have; later ones of the parent are not part of this history.
-    pub lsn: Lsn,
-}
 
 /// Who a data directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +126,8 @@ impl Identity {
 
     /// What snapshots of this data directory are stamped with.
     pub fn ids(&self) -> ident::Identity {
-        ident::Identity { database: self.database, history: self.history }
+        let Self { database, history, fork } = *self;
+        ident::Identity { database, history, fork }
     }
 
     /// Reads the identity of a data directory; `None` if it has none.

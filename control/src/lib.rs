@@ -1,7 +1,7 @@
 //! Cutwater's control plane as a library: what a server needs around its shards.
 //!
 //! In the order in which a start uses them: [`config`] merges flags, variables and the TOML file;
-//! [`placement`] gives every shard a CPU; [`data_dir`] locks the data directory (a file lock) and
+//! [`keys`] reads the keys that seal; [`placement`] gives every shard a CPU; [`data_dir`] locks the data directory (a file lock) and
 //! finds or makes its [`identity`]; [`database`] opens the engine and starts the
 //! [`coordinator`]; [`serve`] runs the shards until it is told to stop, and
 //! [`banner`] says in a few lines what was started. [`client`] is the small RESP client of the
@@ -20,8 +20,11 @@ pub mod coordinator;
 pub mod data_dir;
 pub mod database;
 pub mod identity;
+pub mod keys;
 pub mod listing;
 pub mod placement;
+pub mod restore;
+pub mod schedule;
 pub mod serve;
 
 pub use database::{Database, DatabaseConfig};

@@ -9,14 +9,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cutwater_engine::engine::OpenError;
-use cutwater_snapshot::error::{Cause, SnapshotError, StoreError};
+use cutwater_engine::seal::Keyring;
+use cutwater_snapshot::error::{Cause, Refusal, SnapshotError, StoreError};
 use cutwater_snapshot::store::StoreUrl;
 
 use crate::banner::Banner;
 use crate::config::Config;
-use crate::data_dir::{DataDir, DataDirError};
 use crate::coordinator::remote::RemoteConfig;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
+use crate::keys::{KeyError, keyring};
 use crate::placement::Placement;
 
 /// How often log goes to the archive.
@@ -28,6 +30,9 @@ pub enum ServeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The database did not open, or has failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -38,8 +43,12 @@ impl ServeError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::DataDir(error) => error.remedy(),
+            Self::Keys(error) => error.remedy(),
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
             Self::Database(DatabaseError::Remote { source, .. }) => remote_remedy(source),
+            Self::Database(DatabaseError::Store(SnapshotError::Refused { reason, .. })) => {
+                refusal_remedy(reason)
+            }
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."
             }
@@ -61,6 +70,20 @@ impl ServeError {
     }
 }
 
+/// What to do about keys that do not fit the data.
+fn refusal_remedy(reason: &Refusal) -> &'static str {
+    match reason {
+        Refusal::Plain => {
+            "Start once with --accept-plain too, if this data was never sealed; otherwise somebody \
+             has replaced it."
+        }
+        Refusal::NoKey { .. } | Refusal::Key(_) => {
+            "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the \
+             active one."
+        }
+    }
+}
+
 /// Serves until `shutdown` completes. `ready` is called once, when clients can connect.
 ///
 /// Runs on a tokio runtime whose threads the caller has placed on `placement.control`.
@@ -73,8 +96,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(&Banner),
 ) -> Result<(), ServeError> {
+    // Before anything is made: a key that cannot be read is no reason for a new directory.
+    let keys = keyring(&config.key_files, config.keys.as_ref())?;
     let data_dir = DataDir::open(&config.data_dir, config.log)?;
-    let running = start(config, placement, data_dir).await?;
+    let running = start(config, placement, data_dir, keys).await?;
     ready(&banner(config, placement, &running.started()));
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
@@ -153,6 +178,7 @@ async fn start(
     config: &Config,
     placement: &Placement,
     data_dir: DataDir,
+    keys: Keyring,
 ) -> Result<Running, ServeError> {
     let mut database = DatabaseConfig::data_dir(data_dir)?;
     database.remote = remote(config)?;
@@ -173,16 +199,17 @@ async fn start(
     let stall_limit_ms = u64::try_from(config.snapshot_stall_limit.as_millis());
     engine.snapshot_stall_limit_ms = stall_limit_ms.unwrap_or(u64::MAX);
     database.checkpoint_log_bytes = config.checkpoint_log_bytes;
+    database.keys = keys;
+    database.accept_plain = config.accept_plain;
+    database.compression = config.compression;
     Ok(Running { database: Database::open(database).await? })
 }
 
 /// The remote store, opened; nothing is asked of it yet.
 fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
     let Some(url) = &config.snapshot_store else { return Ok(None) };
-    let refused = |source: StoreError| DatabaseError::Remote {
-        url: url.to_string(),
-        source: source.into(),
-    };
+    let refused =
+        |source: StoreError| DatabaseError::Remote { url: url.to_string(), source: source.into() };
     let local = store_dir(&config.data_dir);
     if let StoreUrl::File(folder) = url
         && let (Ok(local), Ok(folder)) = (local.canonicalize(), folder.canonicalize())

@@ -15,6 +15,7 @@
 //! | [`command`] | the table of commands, and a file a family | no |
 //! | [`keyspace`] | a small hash table for each slot; expiry; the view that a snapshot walks | no |
 //! | [`log`] | records, frames, segments, group commit, recovery | `log/disk.rs` |
+//! | [`seal`] | AES-256-GCM, and the keys for it: for the log, snapshots and the archive | no |
 //! | [`net`] | the `io_uring` of a shard, doorbells, mailboxes | yes |
 //! | [`shard`] | the shard actor: routing, transactions, replies that wait, the cut | no |
 //! | [`mod@engine`] | open, load, serve, snapshot, close | yes |
@@ -70,6 +71,7 @@ pub mod keyspace;
 pub mod log;
 pub mod net;
 pub mod resp;
+pub mod seal;
 pub mod shard;
 pub mod slot;
 pub mod types;

@@ -3,15 +3,24 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use cutwater_engine::engine::snapshot::CHUNK_QUEUE_BYTES;
 use cutwater_engine::engine::{OpenError, PartEvent, log_dir};
-use cutwater_engine::log::{Coverage, Part};
+use cutwater_engine::entry::Op;
+use cutwater_engine::log::{
+    Coverage, FileDisk, LogError, LogMark, LogRange, Part, Record, Running,
+};
 use cutwater_engine::types::{Lsn, Position};
 use cutwater_engine::{Engine, EngineConfig, ImageSource};
 use futures::executor::block_on;
+
+/// No test waits longer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The chunks of a part's image, and the ops of its tail.
 type StoredPart = (Vec<Vec<u8>>, Vec<Vec<u8>>);
@@ -41,12 +50,13 @@ impl ImageSource for Image {
         self.end_lsn
     }
 
-    fn parts(&self) -> usize {
+    fn parts(&self, _layer: usize) -> usize {
         self.parts.len()
     }
 
     fn read(
         &self,
+        _layer: usize,
         part: usize,
         with_tail: bool,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
@@ -80,7 +90,7 @@ fn image_of(engine: &Engine, name: &'static str) -> (Image, Vec<Position>) {
             loop {
                 match part.next_blocking().unwrap() {
                     PartEvent::Chunk(chunk) => chunks.push(chunk.as_ref().to_vec()),
-                    PartEvent::End { tail } => {
+                    PartEvent::End { tail, .. } => {
                         return (chunks, tail.into_iter().map(|(_, ops)| ops).collect());
                     }
                 }
@@ -208,5 +218,183 @@ fn an_image_in_a_new_directory_and_in_memory() {
     config.images.push(Box::new(image));
     let engine = Engine::open(config).unwrap();
     check(&engine, &["a"]);
+    engine.close().unwrap();
+}
+
+/// An image of layers: each over the one before, whatever shard owns the slots now.
+struct Layers(Vec<Image>);
+
+impl ImageSource for Layers {
+    fn name(&self) -> String {
+        "layers".to_owned()
+    }
+
+    fn coverage(&self) -> Option<Coverage> {
+        None
+    }
+
+    fn end_lsn(&self) -> Lsn {
+        self.0.last().map_or(Lsn::ZERO, |last| last.end_lsn)
+    }
+
+    fn layers(&self) -> usize {
+        self.0.len()
+    }
+
+    fn parts(&self, layer: usize) -> usize {
+        self.0[layer].parts(0)
+    }
+
+    fn read(
+        &self,
+        layer: usize,
+        part: usize,
+        with_tail: bool,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        assert!(with_tail, "no log continues them");
+        self.0[layer].read(0, part, with_tail, sink)
+    }
+}
+
+#[test]
+fn layers_are_loaded_one_over_the_other() {
+    let mut layers = Vec::new();
+    for (shards, names) in [(3, &["a", "b"][..]), (2, &["b", "c"])] {
+        let mut config = EngineConfig::memory();
+        config.shards = shards;
+        let engine = Engine::open(config).unwrap();
+        names.iter().for_each(|name| fill(&engine, name));
+        engine.client().set("who", format!("of {shards}")).unwrap();
+        layers.push(image_of(&engine, "layer").0);
+        engine.close().unwrap();
+    }
+    let mut config = EngineConfig::memory();
+    config.shards = 4;
+    config.images.push(Box::new(Layers(layers)));
+    let engine = Engine::open(config).unwrap();
+    assert_eq!(engine.client().get("who").unwrap(), Some(b"of 2".to_vec()));
+    engine.client().del(&["who"]).unwrap();
+    check(&engine, &["a", "b", "c"]);
+    engine.close().unwrap();
+}
+
+/// Marks of a running engine, and the log up to them: every acknowledged write below the marks, no
+/// write above, transactions whole; ranges go on where the last one ended, over a restart with
+/// another number of shards.
+#[test]
+fn marks_and_the_log_up_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut place = None::<Coverage>;
+    let mut state = BTreeMap::new();
+    let mut written = 0u32;
+    for shards in [2, 3] {
+        let engine = Engine::open(config(dir.path(), shards, &[])).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
+            scope.spawn(|| {
+                for n in 0u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let n = n.to_string();
+                    engine.client().mset(&[("left", &n), ("right", &n), ("middle", &n)]).unwrap();
+                }
+            });
+            for _ in 0..20 {
+                for _ in 0..10 {
+                    written += 1;
+                    engine.client().set(format!("k{written}"), written.to_string()).unwrap();
+                }
+                let (marks, to) = marks_above(&engine, engine.now());
+                let running = Running::from_marks(engine.start(), &marks);
+                let disk = Arc::new(FileDisk);
+                let range =
+                    LogRange::open(disk, &log_dir(dir.path()), place.as_ref(), &running).unwrap();
+                let mut parts = Vec::new();
+                for found in range.logs() {
+                    let mut apply = |record: &Record<'_>| {
+                        assert!(record.lsn <= to);
+                        for op in record.ops() {
+                            let Op::Put { key, value, .. } = op.unwrap() else {
+                                panic!("only SET")
+                            };
+                            state.insert(key.to_vec(), value.to_vec());
+                        }
+                        Ok::<_, LogError>(())
+                    };
+                    let position = range.replay(found.log, Lsn::ZERO, to, &mut apply).unwrap();
+                    if found.log.start == engine.start() {
+                        parts.push(Part { watermark: to, position });
+                    }
+                }
+                place = Some(Coverage { start: engine.start(), parts });
+                assert_eq!(state.get(b"left".as_slice()), state.get(b"right".as_slice()));
+                assert_eq!(state.get(b"left".as_slice()), state.get(b"middle".as_slice()));
+                for n in 1..=written {
+                    let (key, value) = (format!("k{n}").into_bytes(), n.to_string().into_bytes());
+                    assert_eq!(state.get(&key), Some(&value), "k{n} was acknowledged before");
+                }
+            }
+        });
+        engine.close().unwrap();
+    }
+}
+
+/// Ends the writers, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Marks that close an LSN; a transaction under way keeps a shard from closing what lies above it.
+fn marks_above(engine: &Engine, lsn: Lsn) -> (Vec<LogMark>, Lsn) {
+    for _ in 0..10_000 {
+        let marks = block_on(engine.mark()).unwrap();
+        let to = marks.iter().map(|mark| mark.closed).min().unwrap();
+        if to >= lsn {
+            return (marks, to);
+        }
+    }
+    panic!("{lsn} is never closed");
+}
+
+/// More than the chunk queue holds, on two shards, and a consumer who does not look at the second
+/// part before the first is over: what the second has queued must not keep the first from walking.
+#[test]
+fn parts_can_be_taken_one_after_the_other() {
+    const KEYS: usize = 12_000;
+    const VALUE_BYTES: usize = 8 << 10;
+    let mut config = EngineConfig::memory();
+    config.shards = 3;
+    let engine = Engine::open(config).unwrap();
+    let client = engine.client();
+    let value = vec![b'v'; VALUE_BYTES];
+    for first in (0..KEYS).step_by(50) {
+        let sets: Vec<Vec<Vec<u8>>> = (first..first + 50)
+            .map(|n| vec![b"SET".to_vec(), format!("key:{n}").into_bytes(), value.clone()])
+            .collect();
+        assert!(client.batch(&sets).unwrap().iter().all(|reply| reply.as_error().is_none()));
+    }
+    const { assert!(KEYS * VALUE_BYTES > CHUNK_QUEUE_BYTES + CHUNK_QUEUE_BYTES / 4) };
+
+    let (done, counted) = flume::bounded(1);
+    let streams = block_on(engine.create_snapshot(None)).unwrap();
+    std::thread::spawn(move || {
+        let mut entries = 0;
+        // The last first: the shards before it fill the queue meanwhile.
+        for mut part in streams.parts.into_iter().rev() {
+            while let PartEvent::Chunk(chunk) = part.next_blocking().unwrap() {
+                entries += chunk.entries;
+            }
+        }
+        done.send(entries)
+    });
+    let entries = counted.recv_timeout(PATIENCE).expect("the parts end one after the other");
+    assert_eq!(entries, KEYS as u64);
     engine.close().unwrap();
 }

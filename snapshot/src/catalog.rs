@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
-use crate::claim::read_claim;
-use crate::error::SnapshotError;
+use crate::archive::{WalHeader, WalNumber};
+use crate::claim::{Claim, read_claim};
+use crate::error::{Refusal, SnapshotError};
 use crate::ident::DatabaseId;
 use crate::manifest::{Manifest, Record, SnapshotKind, State, Tombstone};
 use crate::paths::{self, Named, SnapshotName};
@@ -146,9 +148,10 @@ impl Catalog {
         })
     }
 
-    /// The two newest published snapshots, newest first: in a local store the checkpoints.
+    /// What the two newest ways back are made of ([`Catalog::ways_back`]): in a local store the
+    /// checkpoints, which must stay.
     pub fn newest_two_checkpoints(&self) -> Vec<SnapshotId> {
-        self.published().rev().take(CHECKPOINTS).map(Manifest::id).collect()
+        self.ways_back(|_| true).iter().flatten().map(|manifest| manifest.id()).collect()
     }
 
     /// The highest LSN that any name or manifest shows; every shard starts above it.
@@ -167,6 +170,27 @@ impl Catalog {
             state: EntryState::Published(Box::new(manifest)),
         });
         self.entries.sort_by_key(Entry::order);
+    }
+
+    /// Authenticates every manifest by the configured keys: what was altered, or is plain although
+    /// keys are configured, cannot be read. What is sealed under a key that is not there stays
+    /// listed, and is refused when it is read. What is plain stays, too, if `accept_plain`.
+    pub fn authenticate(&mut self, keys: &Keyring, accept_plain: bool) {
+        for entry in &mut self.entries {
+            let Some(manifest) = entry.manifest() else { continue };
+            let refused = match manifest.unlock(keys) {
+                Ok(_) => continue,
+                Err(SnapshotError::Refused { reason: Refusal::Plain, .. }) if accept_plain => {
+                    continue;
+                }
+                Err(SnapshotError::Refused {
+                    reason: Refusal::NoKey { .. } | Refusal::Key(_),
+                    ..
+                }) => continue,
+                Err(error) => error.to_string(),
+            };
+            entry.state = EntryState::Unreadable { reason: refused };
+        }
     }
 
     /// Takes a snapshot, whose manifest is sound, for one that cannot be read: its data is not.
@@ -190,6 +214,45 @@ impl Catalog {
     pub fn remove(&mut self, id: SnapshotId) {
         self.entries.retain(|entry| entry.id != id);
     }
+}
+
+/// Whose store it is, by the first claim, manifest or archive object that can be read. Without any,
+/// the catalog is empty or unreadable under every id.
+///
+/// # Errors
+/// [`SnapshotError::Store`].
+pub async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, SnapshotError> {
+    for folder in [paths::claims(), paths::snapshots(), paths::wal_folder()] {
+        for object in store::list(store, &folder).await? {
+            let named = Named::parse(&object.location);
+            if !matches!(named, Some(Named::Claim(_) | Named::Manifest(_) | Named::Wal(_))) {
+                continue;
+            }
+            let bytes = match store::get(store, &object.location).await {
+                Ok(bytes) => bytes,
+                // Deleted since it was listed.
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let database = match named {
+                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
+                Some(Named::Manifest(name)) => {
+                    Record::decode(name, &bytes).map(|record| match record {
+                        Record::Published(manifest) => manifest.identity().database,
+                        Record::Tombstone(tombstone) => tombstone.database,
+                    })
+                }
+                Some(Named::Wal(number)) => WalHeader::decode(WalNumber(number), &bytes)
+                    .map(|header| header.identity.database),
+                _ => continue,
+            };
+            // What is damaged is for the catalog to tell; another object names the database too.
+            if let Ok(database) = database {
+                return Ok(database);
+            }
+        }
+    }
+    Ok(DatabaseId::default())
 }
 
 /// What a listing shows of one snapshot's folder.

@@ -8,15 +8,17 @@
 
 use bytes::Bytes;
 use cutwater_engine::entry::{DecodeError, Op};
+use cutwater_engine::seal::SALT_BYTES;
 use cutwater_engine::types::{Lsn, ShardId};
 
+use crate::compression::Algorithm;
 use crate::error::Flaw;
 use crate::ident::{DatabaseId, IDENT_BYTES, SnapshotUuid};
 
 /// The format of objects that this code writes, and the only one that it reads.
-pub const OBJECT_VERSION: u16 = 0;
+pub const OBJECT_VERSION: u16 = 1;
 /// Bytes of an object's header.
-pub const OBJECT_HEADER_BYTES: usize = 80;
+pub const OBJECT_HEADER_BYTES: usize = 96;
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER_BYTES: usize = 32;
 /// The largest body, inclusive: a tail record may hold a whole value of 512 MiB.
@@ -32,10 +34,10 @@ const CHUNK_MAGIC: [u8; 4] = *b"CWCH";
 const OBJECT_CRC_AT: usize = OBJECT_HEADER_BYTES - 4;
 const CHUNK_CRC_AT: usize = CHUNK_HEADER_BYTES - 4;
 
-/// The tag for bodies that are stored as they are; the only compression so far.
-pub const COMPRESSION_NONE: u8 = 0;
-/// The tag for objects that are stored in the clear; the only sealing so far.
+/// The tag for objects that are stored in the clear.
 pub const SEALING_NONE: u8 = 0;
+/// The tag for objects whose stream of chunks is sealed in pieces (AES-256-GCM).
+pub const SEALING_PIECES: u8 = 1;
 
 /// What an object says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,10 @@ pub struct ObjectHeader {
     pub core: ShardId,
     /// Which piece of that part, from 0.
     pub piece: u32,
+    /// How bodies are compressed.
+    pub compression: Algorithm,
+    /// The salt of the object's key; `None` if it is not sealed.
+    pub salt: Option<[u8; SALT_BYTES]>,
 }
 
 impl ObjectHeader {
@@ -56,15 +62,21 @@ impl ObjectHeader {
         let mut out = [0; OBJECT_HEADER_BYTES];
         out[0..8].copy_from_slice(&OBJECT_MAGIC);
         out[8..10].copy_from_slice(&OBJECT_VERSION.to_le_bytes());
-        out[10] = COMPRESSION_NONE;
-        out[11] = SEALING_NONE;
+        out[10] = self.compression as u8;
+        out[11] = if self.salt.is_some() { SEALING_PIECES } else { SEALING_NONE };
         out[12..14].copy_from_slice(&self.core.0.to_le_bytes());
         out[16..20].copy_from_slice(&self.piece.to_le_bytes());
         out[24..40].copy_from_slice(&self.database.0);
         out[40..56].copy_from_slice(&self.snapshot.0);
+        out[56..88].copy_from_slice(&self.salt.unwrap_or_default());
         let crc = crc32c::crc32c(&out[..OBJECT_CRC_AT]);
         out[OBJECT_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// The checksum of the stored form, which seeds those of its chunks.
+    pub(crate) fn seed(&self) -> u32 {
+        le_u32(&self.encode(), OBJECT_CRC_AT)
     }
 
     /// The header that these bytes hold, and its checksum, which seeds those of its chunks.
@@ -80,17 +92,18 @@ impl ObjectHeader {
         if version != OBJECT_VERSION {
             return Err(Flaw::Version(version.into()));
         }
-        if bytes[10] != COMPRESSION_NONE {
-            return Err(Flaw::Tag { field: "compression", value: bytes[10].into() });
-        }
-        if bytes[11] != SEALING_NONE {
-            return Err(Flaw::Tag { field: "sealing", value: bytes[11].into() });
-        }
+        let salt = match bytes[11] {
+            SEALING_NONE => None,
+            SEALING_PIECES => Some(field(bytes, 56)),
+            other => return Err(Flaw::Tag { field: "sealing", value: other.into() }),
+        };
         let header = Self {
             database: DatabaseId(ident(bytes, 24)),
             snapshot: SnapshotUuid(ident(bytes, 40)),
             core: ShardId(le_u16(bytes, 12)),
             piece: le_u32(bytes, 16),
+            compression: Algorithm::from_tag(bytes[10])?,
+            salt,
         };
         Ok((header, crc))
     }
@@ -133,32 +146,33 @@ pub struct ChunkPlace {
     pub sequence: u64,
 }
 
-/// The header that goes before `body`.
+/// The header that goes before `body`, which is stored as it is or was compressed from `raw_bytes`.
 ///
 /// # Panics
-/// If the body is longer than [`BODY_LIMIT_BYTES`]; writers check before.
+/// If the body is longer than `raw_bytes`, or those than [`BODY_LIMIT_BYTES`]; writers check before.
 pub fn chunk_header(
     place: ChunkPlace,
     kind: ChunkKind,
     count: u32,
+    raw_bytes: usize,
     body: &[u8],
 ) -> [u8; CHUNK_HEADER_BYTES] {
-    assert!(body.len() <= BODY_LIMIT_BYTES, "a chunk of {} bytes", body.len());
-    let length = (body.len() as u32).to_le_bytes();
+    assert!(body.len() <= raw_bytes, "{} bytes stored of {raw_bytes}", body.len());
+    assert!(raw_bytes <= BODY_LIMIT_BYTES, "a chunk of {raw_bytes} bytes");
     let mut out = [0; CHUNK_HEADER_BYTES];
     out[0..4].copy_from_slice(&CHUNK_MAGIC);
     out[4] = kind as u8;
     out[6..8].copy_from_slice(&place.core.0.to_le_bytes());
     out[8..16].copy_from_slice(&place.sequence.to_le_bytes());
     out[16..20].copy_from_slice(&count.to_le_bytes());
-    out[20..24].copy_from_slice(&length);
-    out[24..28].copy_from_slice(&length);
+    out[20..24].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    out[24..28].copy_from_slice(&(raw_bytes as u32).to_le_bytes());
     let crc = chunk_crc(place.seed, &out, body);
     out[CHUNK_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// The length of the body that follows this header, believed only as far as a bound.
+/// The length of the stored body that follows this header, believed only as far as a bound.
 ///
 /// # Errors
 /// [`Flaw::Magic`] or [`Flaw::Bound`]: reading on would be reading anything.
@@ -183,11 +197,11 @@ pub struct UnverifiedChunk {
 }
 
 impl UnverifiedChunk {
-    /// The chunk, if it is whole and belongs at `place`.
+    /// The chunk with its body decompressed, if it is whole and belongs at `place`.
     ///
     /// # Errors
     /// [`Flaw`] if it does not.
-    pub fn verify(self, place: ChunkPlace) -> Result<Chunk, Flaw> {
+    pub fn verify(self, place: ChunkPlace, compression: Algorithm) -> Result<Chunk, Flaw> {
         let header = &self.header;
         let found = chunk_crc(place.seed, header, &self.body);
         check_crc(le_u32(header, CHUNK_CRC_AT), found)?;
@@ -200,11 +214,16 @@ impl UnverifiedChunk {
         if sequence != place.sequence {
             return Err(Flaw::Sequence { expected: place.sequence, found: sequence });
         }
-        let raw_length = u64::from(le_u32(header, 24));
-        if raw_length != self.body.len() as u64 {
-            return Err(Flaw::Length { expected: raw_length, found: self.body.len() as u64 });
-        }
-        Ok(Chunk { kind, sequence, count: le_u32(header, 16), body: self.body })
+        // Where both lengths are the same, compression would have gained nothing.
+        let raw_bytes = le_u32(header, 24) as usize;
+        let body = if raw_bytes == self.body.len() {
+            self.body
+        } else if raw_bytes < self.body.len() || raw_bytes > BODY_LIMIT_BYTES {
+            return Err(Flaw::Bound(raw_bytes as u64));
+        } else {
+            compression.decompress(&self.body, raw_bytes)?.into()
+        };
+        Ok(Chunk { kind, sequence, count: le_u32(header, 16), body })
     }
 }
 
@@ -302,7 +321,7 @@ pub fn push_tail_record(body: &mut Vec<u8>, lsn: Lsn, ops: &[u8]) {
     body.extend_from_slice(ops);
 }
 
-fn take_record<'a>(input: &mut &'a [u8]) -> Result<TailRecord<'a>, Flaw> {
+pub(crate) fn take_record<'a>(input: &mut &'a [u8]) -> Result<TailRecord<'a>, Flaw> {
     let (length, rest) = input.split_first_chunk::<4>().ok_or(Flaw::Truncated)?;
     let (record, rest) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Flaw::Truncated)?;
@@ -320,7 +339,7 @@ pub struct Totals {
     pub entries: u64,
     /// Records in tail chunks.
     pub tail_records: u64,
-    /// Bytes of the bodies of image and tail chunks.
+    /// Bytes of the bodies of image and tail chunks, before compression.
     pub body_bytes: u64,
 }
 
@@ -413,6 +432,8 @@ mod tests {
             snapshot: SnapshotUuid([0x5A; 16]),
             core: ShardId(3),
             piece: 2,
+            compression: Algorithm::Lz4,
+            salt: Some([0x5C; 32]),
         }
     }
 
@@ -436,32 +457,35 @@ mod tests {
         push_tail_record(&mut body, Lsn(5), &ops);
         push_tail_record(&mut body, Lsn(6), &ops);
         let raw = |header, body: &[u8]| UnverifiedChunk { header, body: body.to_vec().into() };
-        let header = chunk_header(PLACE, ChunkKind::Tail, 2, &body);
+        let header = chunk_header(PLACE, ChunkKind::Tail, 2, body.len(), &body);
         assert_eq!(body_length(&header), Ok(body.len()));
-        let chunk = raw(header, &body).verify(PLACE).unwrap();
+        let chunk = raw(header, &body).verify(PLACE, Algorithm::None).unwrap();
         let mut seen = Vec::new();
         chunk.for_each_op(|lsn, op| seen.push((lsn, op == record))).unwrap();
         assert_eq!(seen, [(Some(Lsn(5)), true), (Some(Lsn(6)), true)]);
         for at in 0..header.len() {
             let mut bad = header;
             bad[at] ^= 0x10;
-            assert!(raw(bad, &body).verify(PLACE).is_err(), "header byte {at}");
+            assert!(raw(bad, &body).verify(PLACE, Algorithm::None).is_err(), "header byte {at}");
         }
         for at in 0..body.len() {
             let mut bad = body.clone();
             bad[at] ^= 0x01;
-            assert!(raw(header, &bad).verify(PLACE).is_err(), "body byte {at}");
-            assert!(raw(header, &body[..at]).verify(PLACE).is_err(), "body cut at {at}");
+            assert!(raw(header, &bad).verify(PLACE, Algorithm::None).is_err(), "body byte {at}");
+            assert!(
+                raw(header, &body[..at]).verify(PLACE, Algorithm::None).is_err(),
+                "body cut at {at}"
+            );
         }
         for place in [
             ChunkPlace { seed: 8, ..PLACE },
             ChunkPlace { core: ShardId(4), ..PLACE },
             ChunkPlace { sequence: 12, ..PLACE },
         ] {
-            assert!(raw(header, &body).verify(place).is_err(), "{place:?}");
+            assert!(raw(header, &body).verify(place, Algorithm::None).is_err(), "{place:?}");
         }
-        let wrong_count = chunk_header(PLACE, ChunkKind::Tail, 3, &body);
-        let chunk = raw(wrong_count, &body).verify(PLACE).unwrap();
+        let wrong_count = chunk_header(PLACE, ChunkKind::Tail, 3, body.len(), &body);
+        let chunk = raw(wrong_count, &body).verify(PLACE, Algorithm::None).unwrap();
         assert!(chunk.for_each_op(|_, _| ()).is_err());
     }
 

@@ -23,7 +23,7 @@ use crate::paths::{self, Named, SnapshotName};
 use crate::store::{self, Created};
 
 /// The format of claims that this code writes, and the only one that it reads.
-pub const CLAIM_VERSION: u32 = 0;
+pub const CLAIM_VERSION: u32 = 1;
 
 /// A claim as stored. Field order is the stored order; `crc32c` must stay last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,13 +1,16 @@
 //! One core's stream out of the bytes of its objects: [`CoreDecoder`] takes the bytes as they come
 //! from a store and yields verified chunks in order. Readers, verification and copies share it.
 //!
-//! It checks everything that needs no decoding of entries: object headers against the manifest,
-//! chunk checksums and sequence, totals, and each object's length and CRC32C. Pure. Its memory is
-//! what was pushed and not yet taken; a chunk that lies within one pushed run is not copied.
+//! It opens what is sealed and decompresses what is compressed, and checks everything that needs no
+//! decoding of entries: object headers against the manifest, chunk checksums and sequence, totals,
+//! and each object's length and CRC32C. Pure. Its memory is what was pushed and not yet taken; a
+//! chunk that lies within one pushed run of a plain object is not copied. Offsets in errors count
+//! stored bytes up to the damaged piece in sealed objects, and bytes before sealing inside it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use cutwater_engine::seal::{PieceOpener, SEALED_PIECE_BYTES, SealError};
 use cutwater_engine::types::ShardId;
 
 use crate::chunk::{
@@ -15,7 +18,8 @@ use crate::chunk::{
     UnverifiedChunk, body_length, mismatch,
 };
 use crate::error::{Damage, Flaw};
-use crate::manifest::{CorePart, Manifest, StoredObject};
+use crate::manifest::{CorePart, StoredObject};
+use crate::sealing::{Unlocked, flaw};
 
 /// What the bytes so far give.
 #[derive(Debug)]
@@ -33,10 +37,15 @@ pub enum Step {
 /// Decodes one core's objects, in order.
 #[derive(Debug)]
 pub struct CoreDecoder {
+    snapshot: Unlocked,
     expected: ObjectHeader,
     objects: VecDeque<StoredObject>,
     part: CorePart,
+    /// Plain bytes of the object.
     bytes: ByteQueue,
+    /// Opens the rest of a sealed object; what waits for that.
+    opener: Option<PieceOpener>,
+    sealed: VecDeque<Bytes>,
     offset_bytes: u64,
     received_bytes: u64,
     object_crc: u32,
@@ -52,18 +61,23 @@ impl CoreDecoder {
     ///
     /// # Panics
     /// If the snapshot has no such core.
-    pub fn new(manifest: &Manifest, core: ShardId) -> Self {
-        let part = manifest.cores()[usize::from(core.0)].clone();
+    pub fn new(snapshot: &Unlocked, core: ShardId) -> Self {
+        let part = snapshot.cores()[usize::from(core.0)].clone();
         Self {
             expected: ObjectHeader {
-                database: manifest.identity().database,
-                snapshot: manifest.snapshot_uuid(),
+                database: snapshot.identity().database,
+                snapshot: snapshot.snapshot_uuid(),
                 core,
                 piece: 0,
+                compression: snapshot.compression(),
+                salt: None,
             },
-            objects: manifest.objects_of(core).cloned().collect(),
+            objects: snapshot.objects_of(core).cloned().collect(),
+            snapshot: snapshot.clone(),
             part,
             bytes: ByteQueue::default(),
+            opener: None,
+            sealed: VecDeque::new(),
             offset_bytes: 0,
             received_bytes: 0,
             object_crc: 0,
@@ -79,7 +93,10 @@ impl CoreDecoder {
     pub fn push(&mut self, bytes: Bytes) {
         self.received_bytes += bytes.len() as u64;
         self.object_crc = crc32c::crc32c_append(self.object_crc, &bytes);
-        self.bytes.push(bytes);
+        match self.opener {
+            Some(_) => self.sealed.push_back(bytes),
+            None => self.bytes.push(bytes),
+        }
     }
 
     /// What the bytes so far give. Call until it is starved, then push more.
@@ -90,7 +107,13 @@ impl CoreDecoder {
         let Some(object) = self.objects.front() else { return Ok(Step::Done) };
         let name = object.name.clone();
         let at = self.offset_bytes;
-        self.try_step().map_err(|flaw| Damage::at(name, at, flaw))
+        self.try_step().map_err(|flaw| match flaw {
+            Flaw::Seal(SealError::Piece { piece }) => {
+                let at = OBJECT_HEADER_BYTES as u64 + piece * SEALED_PIECE_BYTES as u64;
+                Damage::at(name, at, flaw)
+            }
+            _ => Damage::at(name, at, flaw),
+        })
     }
 
     /// The damage that it is when the current object ends although the decoder is starved.
@@ -104,6 +127,7 @@ impl CoreDecoder {
             return self.finish_piece();
         }
         let Some(seed) = self.seed else { return self.open_piece() };
+        self.unseal().map_err(flaw)?;
         let Some(header) = self.bytes.peek::<CHUNK_HEADER_BYTES>() else {
             return Ok(Step::Starved);
         };
@@ -118,7 +142,7 @@ impl CoreDecoder {
         }
         let body = self.bytes.take(chunk_bytes).slice(CHUNK_HEADER_BYTES..);
         let place = ChunkPlace { seed, core: self.expected.core, sequence: self.sequence };
-        let chunk = UnverifiedChunk { header, body }.verify(place)?;
+        let chunk = UnverifiedChunk { header, body }.verify(place, self.expected.compression)?;
         self.accept(chunk, chunk_bytes)
     }
 
@@ -141,10 +165,38 @@ impl CoreDecoder {
         if found.piece != expected.piece {
             return Err(mismatch("piece", expected.piece, found.piece));
         }
+        if found.compression != expected.compression {
+            return Err(mismatch("compression", expected.compression, found.compression));
+        }
+        let (sealed, is_sealed) = (self.snapshot.is_sealed(), found.salt.is_some());
+        if sealed != is_sealed {
+            let name = |sealed| if sealed { "AES-256-GCM" } else { "none" };
+            return Err(mismatch("sealing", name(sealed), name(is_sealed)));
+        }
         self.bytes.take(OBJECT_HEADER_BYTES);
+        if let Some(salt) = &found.salt {
+            let object = self.objects.front().expect("a piece is open");
+            let key = self.snapshot.object_key(salt, &object.name).expect("it is sealed");
+            self.opener = Some(PieceOpener::new(key, &bytes));
+            self.sealed = std::mem::take(&mut self.bytes).runs;
+        }
         self.offset_bytes = OBJECT_HEADER_BYTES as u64;
         self.seed = Some(seed);
         self.try_step()
+    }
+
+    /// Opens every sealed piece that has come whole; the last one when all of the object has.
+    fn unseal(&mut self) -> Result<(), SealError> {
+        let Some(opener) = &mut self.opener else { return Ok(()) };
+        while let Some(run) = self.sealed.pop_front() {
+            opener.push(&run, |piece| self.bytes.push(piece.into()))?;
+        }
+        let length = self.objects.front().expect("a piece is open").length;
+        if self.received_bytes >= length {
+            let opener = self.opener.take().expect("seen above");
+            self.bytes.push(opener.finish()?.into());
+        }
+        Ok(())
     }
 
     /// Takes a verified chunk into the stream's order and totals.
@@ -176,7 +228,7 @@ impl CoreDecoder {
     /// Compares the object as a whole with the manifest, once its end chunk has been seen.
     fn finish_piece(&mut self) -> Result<Step, Flaw> {
         let object = self.objects.front().expect("a piece is open");
-        if self.bytes.len() > 0 {
+        if self.bytes.len() > 0 || self.opener.is_some() {
             return Err(Flaw::Trailing);
         }
         if self.received_bytes != object.length {

@@ -3,6 +3,7 @@
 //! both and what a caller asked that cannot be. Text for people is finished at the edge.
 
 use cutwater_engine::entry::DecodeError;
+use cutwater_engine::seal::{KeyId, SealError};
 use cutwater_engine::types::{ShardId, SnapshotId};
 
 use crate::ident::DatabaseId;
@@ -309,6 +310,15 @@ pub enum Flaw {
     /// The MessagePack cannot be decoded.
     #[error("not the expected MessagePack map: {0}")]
     MessagePack(String),
+    /// A body is not what was compressed.
+    #[error("a compressed body cannot be decompressed to its length")]
+    Compressed,
+    /// The manifest is not what was authenticated.
+    #[error("its authentication is wrong: it was altered after it was written")]
+    Auth,
+    /// A sealed piece does not open, or what is stored of a key is not sound.
+    #[error("{0}")]
+    Seal(SealError),
     /// A part has no entry.
     #[error("the part of core {0} is missing")]
     MissingPart(ShardId),
@@ -338,6 +348,23 @@ impl Damage {
     }
 }
 
+/// Why a sealed snapshot is not read without its key, nor a plain one with keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is not sealed.
+    #[error("it is not sealed, although keys are configured")]
+    Plain,
+    /// It is sealed.
+    #[error("it is sealed under the key {id}, and no key is configured")]
+    NoKey {
+        /// The id of the key that is needed.
+        id: KeyId,
+    },
+    /// The configured keys do not open it.
+    #[error("{0}")]
+    Key(SealError),
+}
+
 /// Anything that an operation on snapshots answers instead of its result.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -347,6 +374,26 @@ pub enum SnapshotError {
     /// Stored bytes are not what was written.
     #[error(transparent)]
     Damaged(#[from] Damage),
+    /// The configured keys and the snapshot do not fit.
+    #[error("{object}: {reason}")]
+    Refused {
+        /// The manifest, or the object.
+        object: String,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Something was to be sealed, and there is no key.
+    #[error("no key is configured")]
+    NoKeys,
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// The runtime on which a part was packed has gone.
+    #[error("the runtime that packs core {core} has stopped")]
+    WriterStopped {
+        /// The core.
+        core: ShardId,
+    },
     /// Another writer has taken the store over; this one must not write to it any more.
     #[error("another writer has taken the store over (its epoch is {found}, ours is {own})")]
     Fenced {
@@ -405,6 +452,22 @@ pub enum SnapshotError {
         /// The id.
         id: SnapshotId,
     },
+    /// The snapshot is the parent of another.
+    #[error("snapshot {id} is the parent of delta {child}: delete that first")]
+    HasChildren {
+        /// The id.
+        id: SnapshotId,
+        /// A delta on top of it.
+        child: SnapshotId,
+    },
+    /// A delta's chain does not lead to a base.
+    #[error("snapshot {id} cannot be restored: {reason}")]
+    Chain {
+        /// The snapshot whose chain was followed.
+        id: SnapshotId,
+        /// Where the chain ends.
+        reason: String,
+    },
     /// The store belongs to another database.
     #[error("{object} belongs to database {found}, not to {expected}")]
     ForeignDatabase {
@@ -421,9 +484,6 @@ pub enum SnapshotError {
         /// The folder.
         folder: String,
     },
-    /// The kernel gave no random bytes.
-    #[error("the kernel gives no random bytes")]
-    Random,
     /// The receiver of a reader's chunks or the runtime behind it has gone.
     #[error("the runtime that reads {object} has stopped")]
     ReaderStopped {

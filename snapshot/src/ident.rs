@@ -1,11 +1,24 @@
 //! Who and what a stored thing belongs to: 128-bit random identities, written as 32 lower-case hex
 //! digits wherever people read them (manifests, claims) and as 16 raw bytes in object headers.
 //!
-//! Pure except for the `random` constructors, which callers invoke at the edge and pass in.
+//! Pure except for [`random`] and the constructors of that name, which callers invoke at the edge
+//! and pass in.
 
 use std::fmt;
 
+use cutwater_engine::types::Lsn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Where random bytes come from: [`random`], or a test's own.
+pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
+
+/// Fills `bytes` from the operating system's random source.
+///
+/// # Errors
+/// If that source fails, which a kernel that has booted does not do.
+pub fn random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    getrandom::fill(bytes)
+}
 
 /// Bytes of every identity.
 pub const IDENT_BYTES: usize = 16;
@@ -77,6 +90,20 @@ ident! {
     /// One run of one writer on one store: tells one's own claims from those of others.
     WriterNonce
 }
+ident! {
+    /// One object of the archive, whatever number it bears; names its data key, and is what its
+    /// successor names.
+    WalUuid
+}
+
+/// Where a history forked off another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The history that was restored from.
+    pub parent: HistoryId,
+    /// The last LSN that both have; later ones of the parent are not part of this history.
+    pub lsn: Lsn,
+}
 
 /// What a data directory is: its database and the history that it continues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +112,8 @@ pub struct Identity {
     pub database: DatabaseId,
     /// The history.
     pub history: HistoryId,
+    /// Where that history forked off another, if it began by a restore.
+    pub fork: Option<Fork>,
 }
 
 /// Exactly 32 lower-case hex digits as bytes; one spelling per identity, so that a flipped case

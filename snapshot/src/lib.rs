@@ -3,15 +3,20 @@
 //! A snapshot is written by [`writer`] behind a [`claim`], listed by [`catalog`], read back by
 //! [`reader`], checked by [`verify`], ended by [`delete`], copied into another store by [`upload`]
 //! and brought elsewhere by [`restore`].
-//! Underneath lie the formats ([`chunk`], [`decoder`], [`manifest`], [`claim`]; byte by byte in
-//! `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
+//! Deltas and the base below them are a [`chain`].
+//! With keys configured it is sealed ([`sealing`]), and [`rekey`] brings it under another key.
+//! Underneath lie the formats ([`chunk`], [`compression`], [`decoder`], [`manifest`], [`claim`];
+//! byte by byte in `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
 //!
 //! Everything runs on the caller's tokio runtime. Nothing here reads the clock; randomness comes
-//! from the constructors of [`ident`] only.
+//! from [`ident`] only.
 
+pub mod archive;
 pub mod catalog;
+pub mod chain;
 pub mod chunk;
 pub mod claim;
+pub mod compression;
 pub mod core_writer;
 pub mod decoder;
 pub mod delete;
@@ -20,9 +25,14 @@ pub mod ident;
 pub mod local;
 pub mod manifest;
 mod msgpack;
+mod object_writer;
+mod pack;
 pub mod paths;
+pub mod plan;
 pub mod reader;
+pub mod rekey;
 pub mod restore;
+pub mod sealing;
 pub mod store;
 pub mod upload;
 pub mod verify;

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -30,6 +30,47 @@ const STORE: &str = "local";
 pub struct LocalStore {
     inner: LocalFileSystem,
     root: Arc<PathBuf>,
+    puts: Arc<Puts>,
+}
+
+/// The puts under way. They run on threads of their own, to their end, also when nobody waits for
+/// them any more: a directory whose lock is given back must not have one left. (Two writers stage
+/// under one name, `x#1`, and each would publish or remove the other's.)
+#[derive(Debug, Default)]
+struct Puts {
+    state: Mutex<PutState>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct PutState {
+    under_way: usize,
+    closed: bool,
+}
+
+/// One put under way.
+struct Put(Arc<Puts>);
+
+impl Puts {
+    fn state(&self) -> MutexGuard<'_, PutState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>) -> Result<Put> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(generic(io::Error::other("the store was closed")));
+        }
+        state.under_way += 1;
+        Ok(Put(Arc::clone(self)))
+    }
+}
+
+impl Drop for Put {
+    fn drop(&mut self) {
+        self.0.state().under_way -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 impl LocalStore {
@@ -48,7 +89,17 @@ impl LocalStore {
         let inner = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| StoreError::failed(Operation::Open, &Path::default(), e))?
             .with_fsync(true);
-        Ok(Self { inner, root: Arc::new(root) })
+        Ok(Self { inner, root: Arc::new(root), puts: Arc::default() })
+    }
+
+    /// Refuses every further put through this store and its clones, and waits, blocking the thread,
+    /// for those under way: then the directory can be another writer's. Needs no runtime to go on.
+    pub fn close(&self) {
+        let mut state = self.puts.state();
+        state.closed = true;
+        while state.under_way > 0 {
+            state = self.puts.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Removes what writes that never finished left behind, and says how many files that were.
@@ -70,7 +121,13 @@ impl LocalStore {
             Ok(())
         })
         .map_err(io)?;
-        files.iter().try_for_each(|file| remove_file(file)).map_err(io)?;
+        for file in &files {
+            match remove_file(file) {
+                // An upload that was dropped removes its own.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(io)?,
+            }
+        }
         Ok(files.len())
     }
 
@@ -126,7 +183,16 @@ impl ObjectStore for LocalStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        let result = self.inner.put_opts(location, payload, opts).await;
+        let put = self.puts.begin()?;
+        let (inner, to) = (self.inner.clone(), location.clone());
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread that goes on when the caller is gone, and so does what it counts for.
+        let result = tokio::task::spawn_blocking(move || {
+            let result = runtime.block_on(inner.put_opts(&to, payload, opts));
+            drop(put);
+            result
+        });
+        let result = result.await?;
         if let Err(object_store::Error::AlreadyExists { .. }) = result {
             // What a create reports as existing may be another's link, or that of an earlier try,
             // of which the folder was not synced. Nobody may build on it before it is.
@@ -280,6 +346,31 @@ mod tests {
     use object_store::ObjectStoreExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_closed_store_has_no_put_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path()).unwrap();
+        for n in 0..8 {
+            let (store, path) = (store.clone(), Path::from(format!("claims/{n}")));
+            let put = tokio::spawn(async move { store.put(&path, "1".into()).await });
+            tokio::task::yield_now().await;
+            // Its thread may be at it already.
+            put.abort();
+        }
+        let closing = store.clone();
+        tokio::task::spawn_blocking(move || closing.close()).await.unwrap();
+        let mut unfinished = 0;
+        let count = &mut |_, is_unfinished| {
+            unfinished += usize::from(is_unfinished);
+            Ok(())
+        };
+        walk(folder.path(), count).unwrap();
+        assert_eq!(unfinished, 0);
+        assert!(store.put(&Path::from("claims/9"), "1".into()).await.is_err());
+        let again = LocalStore::open(folder.path()).unwrap();
+        again.put(&Path::from("claims/9"), "1".into()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_missing_root_and_unreadable_names_are_errors_not_emptiness() {

@@ -4,6 +4,7 @@
 //! [`Record`]: a published [`Manifest`], whose parts, objects and counts agree, or a
 //! [`Tombstone`], which stays for ever where a snapshot was aborted or deleted. Pure.
 
+use cutwater_engine::seal::digest;
 use cutwater_engine::slot::SLOT_COUNT;
 use cutwater_engine::types::{LogId, Lsn, Position, ShardId, SnapshotId};
 use object_store::path::Path;
@@ -11,15 +12,19 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::chunk::mismatch;
+use crate::compression::{Algorithm, Compression};
 use crate::error::{Damage, Flaw};
-use crate::ident::{DatabaseId, HistoryId, Identity, SnapshotUuid};
+use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid};
 use crate::msgpack::{self, CrcField};
 use crate::paths::{Named, SnapshotName};
 
 /// The format of manifests that this code writes, and the only one that it reads.
-pub const MANIFEST_VERSION: u32 = 0;
-/// The name of no compression in a manifest.
-pub const COMPRESSION_NONE: &str = "none";
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// Bytes of the digest by which a delta names its parent.
+pub const PARENT_DIGEST_BYTES: usize = 32;
+/// Bytes of the digest of a slot.
+pub const SLOT_DIGEST_BYTES: usize = 16;
 
 /// Whether a snapshot stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +131,10 @@ pub struct RawManifest {
     pub database_id: DatabaseId,
     /// The history.
     pub history_id: HistoryId,
+    /// The history that it forked off, if it began by a restore.
+    pub parent_history: Option<HistoryId>,
+    /// The last LSN that both have.
+    pub fork_lsn: Option<Lsn>,
     /// The attempt.
     pub snapshot_uuid: SnapshotUuid,
     /// What became of it.
@@ -138,15 +147,20 @@ pub struct RawManifest {
     pub slot_counts: Vec<u64>,
     /// Every object, by core and piece.
     pub objects: Vec<StoredObject>,
-    /// How bodies are compressed: "none".
+    /// How bodies are compressed, as [`Compression`] is spelled.
     pub compression: String,
     /// Which configured key wraps the data key; nil for plain objects.
     pub key_id: Option<String>,
     /// The wrapped data key.
     pub wrapped_key: Option<ByteBuf>,
-    /// The digest of the parent's manifest.
+    /// The HMAC of [`RawManifest::body`] by the data key.
+    pub auth: Option<ByteBuf>,
+    /// [`RawManifest::digest`] of the parent.
     pub parent_digest: Option<ByteBuf>,
-    /// The digest of each slot.
+    /// Keys the digests of the slots.
+    pub digest_seed: Option<u64>,
+    /// The digest of each slot at its part's watermark, over all its entries
+    /// (`cutwater_engine::keyspace::SlotDigests`): 16,384 numbers of 16 bytes.
     pub slot_digests: Option<ByteBuf>,
     /// CRC32C of all bytes before it.
     pub crc32c: CrcField,
@@ -225,16 +239,20 @@ impl RawManifest {
             num_cores: 0,
             database_id: identity.database,
             history_id: identity.history,
+            parent_history: identity.fork.map(|fork| fork.parent),
+            fork_lsn: identity.fork.map(|fork| fork.lsn),
             snapshot_uuid,
             state,
             reason: Some(reason),
             cores: Vec::new(),
             slot_counts: Vec::new(),
             objects: Vec::new(),
-            compression: COMPRESSION_NONE.into(),
+            compression: Compression::None.to_string(),
             key_id: None,
             wrapped_key: None,
+            auth: None,
             parent_digest: None,
+            digest_seed: None,
             slot_digests: None,
             crc32c: CrcField::default(),
         }
@@ -243,6 +261,20 @@ impl RawManifest {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         msgpack::encode(self)
+    }
+
+    /// What is authenticated, and what a child names its parent by: the stored form without the
+    /// fields that may change, which are nil (`key_id`, `wrapped_key`, `auth`) and 0 (`crc32c`).
+    pub fn body(&self) -> Vec<u8> {
+        let (key_id, wrapped_key, auth) = (None, None, None);
+        let crc32c = CrcField::default();
+        let body = Self { key_id, wrapped_key, auth, crc32c, ..self.clone() };
+        rmp_serde::to_vec_named(&body).expect("plain structs encode into memory")
+    }
+
+    /// SHA-256 of [`RawManifest::body`].
+    pub fn digest(&self) -> [u8; 32] {
+        digest(&self.body())
     }
 
     /// Believes what agrees with itself and with the name under which it is stored.
@@ -278,15 +310,30 @@ impl RawManifest {
 
     fn check_kind(&self) -> Result<(), Flaw> {
         let parent = self.meta.parent_id.is_some();
-        equal("parent_id is there", self.meta.kind == SnapshotKind::Delta, parent)?;
-        equal("compression", COMPRESSION_NONE, self.compression.as_str())?;
-        if self.key_id.is_some() || self.wrapped_key.is_some() {
-            return Err(mismatch("key_id", "nil", "set: sealed objects are not supported"));
-        }
+        let is_delta = self.meta.kind == SnapshotKind::Delta;
+        equal("parent_id is there", is_delta, parent)?;
+        let digest_bytes = self.parent_digest.as_ref().map_or(0, |digest| digest.len());
+        equal(
+            "bytes of parent_digest",
+            if is_delta { PARENT_DIGEST_BYTES } else { 0 },
+            digest_bytes,
+        )?;
+        let digests_bytes = self.slot_digests.as_ref().map(|digests| digests.len());
+        let expected = self.digest_seed.map(|_| usize::from(SLOT_COUNT) * SLOT_DIGEST_BYTES);
+        equal("bytes of slot_digests", expected.unwrap_or(0), digests_bytes.unwrap_or(0))?;
+        let fork = self.parent_history.is_some();
+        equal("parent_history and fork_lsn are there", fork, self.fork_lsn.is_some())?;
+        self.compression()?;
+        self.check_sealing()?;
         match self.slot_counts.len() {
             0 => Ok(()),
             len => equal("slots counted", usize::from(SLOT_COUNT), len),
         }
+    }
+
+    fn compression(&self) -> Result<Compression, Flaw> {
+        let known = self.compression.parse();
+        known.map_err(|error| mismatch("compression", error, &self.compression))
     }
 
     /// One part for every core, in order; LSNs are those of the parts.
@@ -361,7 +408,12 @@ impl Manifest {
 
     /// The database and the history.
     pub fn identity(&self) -> Identity {
-        Identity { database: self.raw.database_id, history: self.raw.history_id }
+        let fork = self.raw.parent_history.zip(self.raw.fork_lsn);
+        Identity {
+            database: self.raw.database_id,
+            history: self.raw.history_id,
+            fork: fork.map(|(parent, lsn)| Fork { parent, lsn }),
+        }
     }
 
     /// The attempt.
@@ -387,6 +439,22 @@ impl Manifest {
     /// Keys per slot at the watermark, if the writer counted them; empty otherwise.
     pub fn slot_counts(&self) -> &[u64] {
         &self.raw.slot_counts
+    }
+
+    /// The parent of a delta: its id, and the digest of its manifest.
+    pub fn parent(&self) -> Option<(SnapshotId, &[u8])> {
+        Some((self.raw.meta.parent_id?, self.raw.parent_digest.as_ref()?.as_slice()))
+    }
+
+    /// The digests of the slots at the parts' watermarks, in order, and the seed that keys them.
+    pub fn slot_digests(&self) -> Option<(u64, impl ExactSizeIterator<Item = u128>)> {
+        let (digests, _) = self.raw.slot_digests.as_ref()?.as_chunks::<SLOT_DIGEST_BYTES>();
+        Some((self.raw.digest_seed?, digests.iter().map(|digest| u128::from_le_bytes(*digest))))
+    }
+
+    /// How the bodies are compressed.
+    pub fn compression(&self) -> Algorithm {
+        self.raw.compression().map(Compression::algorithm).unwrap_or_default()
     }
 
     /// The fields as stored.

@@ -133,6 +133,11 @@ pub fn claim(id: SnapshotId) -> Path {
     Path::from(format!("{CLAIMS}/{:06}", id.0))
 }
 
+/// The folder of all objects of the archive.
+pub fn wal_folder() -> Path {
+    Path::from(WAL)
+}
+
 /// An object of the archive.
 pub fn wal(n: u64) -> Path {
     Path::from(format!("{WAL}/{n:012}"))

@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use crate::chunk::Chunk;
 use crate::decoder::{CoreDecoder, Step};
 use crate::error::{Damage, Flaw, Operation, SnapshotError, StoreError};
-use crate::manifest::{Manifest, StoredObject, object_path};
+use crate::manifest::{StoredObject, object_path};
+use crate::sealing::Unlocked;
 
 /// Bytes that are read at once.
 pub const RUN_BYTES: u64 = 4 << 20;
@@ -47,12 +48,12 @@ impl CoreReader {
     pub fn open(
         handle: &Handle,
         store: Arc<dyn ObjectStore>,
-        manifest: &Manifest,
+        snapshot: &Unlocked,
         core: ShardId,
     ) -> Self {
         let (sender, runs) = flume::bounded(RUNS_AHEAD);
-        let objects = manifest.objects_of(core).cloned().collect();
-        let decoder = CoreDecoder::new(manifest, core);
+        let objects = snapshot.objects_of(core).cloned().collect();
+        let decoder = CoreDecoder::new(snapshot, core);
         handle.spawn(fetch(store, objects, sender));
         Self { runs, decoder, core, read_bytes: 0 }
     }

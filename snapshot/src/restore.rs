@@ -8,6 +8,7 @@ use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 
@@ -37,13 +38,14 @@ pub async fn restore_snapshot(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
     folder: &FsPath,
+    keys: &Keyring,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
     // First of all: a wrong number must not leave a folder that the next try finds in its way.
-    find_published(&**store, id).await?;
+    find_published(&**store, id).await?.unlock(keys)?;
     require_new(folder)?;
     let destination = open_local(&folder.join(STORE_FOLDER))?;
-    copy_snapshot(store, &destination, id, progress).await
+    copy_snapshot(store, &destination, id, keys, progress).await
 }
 
 /// Copies a published snapshot from one store to another, with its claim, verifying every chunk
@@ -57,9 +59,11 @@ pub async fn copy_snapshot(
     from: &Arc<dyn ObjectStore>,
     to: &Arc<dyn ObjectStore>,
     id: SnapshotId,
+    keys: &Keyring,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Manifest, SnapshotError> {
     let manifest = find_published(&**from, id).await?;
+    let unlocked = manifest.unlock(keys)?;
     for object in manifest.objects() {
         check_length(&**from, object).await?;
     }
@@ -69,7 +73,7 @@ pub async fn copy_snapshot(
     let mut done = Progress { done_bytes: 0, total_bytes: manifest.meta().data_bytes };
     progress(done);
     for part in manifest.cores() {
-        let mut decoder = CoreDecoder::new(&manifest, part.core);
+        let mut decoder = CoreDecoder::new(&unlocked, part.core);
         for object in manifest.objects_of(part.core) {
             copy_object(from, to, object, &mut decoder, &mut |bytes| {
                 done.done_bytes += bytes;
@@ -88,7 +92,11 @@ pub async fn copy_snapshot(
     Ok(manifest)
 }
 
-fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
+/// Makes a folder, or makes sure that the one that is there is empty.
+///
+/// # Errors
+/// [`SnapshotError::NotEmpty`], or the system's.
+pub fn require_new(folder: &FsPath) -> Result<(), SnapshotError> {
     let io = |source| StoreError::Io {
         operation: Operation::Open,
         path: folder.display().to_string(),
@@ -171,6 +179,9 @@ async fn copy_object(
             upload.put_part(part).await.map_err(failed)?;
             waiting = 0;
         }
+    }
+    if object.length == 0 {
+        check(decoder, true)?;
     }
     let last = runs.into_iter().collect();
     match upload {

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::seal::Keyring;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use serde_bytes::ByteBuf;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -69,10 +70,13 @@ pub struct Upload {
     pub to: Arc<dyn ObjectStore>,
     /// It, as it is published in `from`.
     pub manifest: Manifest,
+    /// The configured keys; a snapshot that they do not open, or that is plain although there are
+    /// some, is not copied.
+    pub keys: Keyring,
     /// Its name in `to`, as claimed there.
     pub name: SnapshotName,
-    /// For a delta, the id of its parent in `to`.
-    pub parent: Option<SnapshotId>,
+    /// For a delta, its parent as it is published in `to`.
+    pub parent: Option<Manifest>,
     /// What holds it back.
     pub throttle: Arc<Throttle>,
     /// Bytes of objects that are there, counted up while they are sent.
@@ -83,11 +87,12 @@ impl Upload {
     /// Copies all objects and then publishes the snapshot; its manifest in the new store.
     ///
     /// # Errors
+    /// [`SnapshotError::Refused`] as for [`Manifest::unlock`],
     /// [`SnapshotError::Damaged`] if the source is not what its manifest says,
     /// [`SnapshotError::Superseded`] if another manifest stands in its place, or either store's
     /// error, after which all of it can be repeated.
     pub async fn run(&self) -> Result<Manifest, SnapshotError> {
-        let raw = manifest_for(&self.manifest, self.name, self.parent);
+        let raw = manifest_for(&self.manifest, &self.keys, self.name, self.parent.as_ref())?;
         let body = raw.encode();
         let manifest = match Record::decode(self.name, &body)? {
             Record::Published(manifest) => *manifest,
@@ -192,20 +197,29 @@ fn check_crc(object: &StoredObject, found: u32) -> Result<(), Damage> {
 }
 
 /// The manifest of a published snapshot under its name in another store: id and object names are
-/// those of that store, everything else is the same. Here a sealed manifest is authenticated anew,
-/// and a delta's digest of its parent taken of the parent as it is named there.
+/// those of that store, everything else is the same. A sealed one is authenticated anew, and a delta
+/// names its parent (`parent`, of that store) by the digest that it has there.
+///
+/// # Errors
+/// As for [`Manifest::unlock`].
 pub fn manifest_for(
     manifest: &Manifest,
+    keys: &Keyring,
     name: SnapshotName,
-    parent: Option<SnapshotId>,
-) -> RawManifest {
+    parent: Option<&Manifest>,
+) -> Result<RawManifest, SnapshotError> {
+    let unlocked = manifest.unlock(keys)?;
     let mut raw = manifest.raw().clone();
     raw.meta.snapshot_id = name.id;
-    raw.meta.parent_id = raw.meta.parent_id.and(parent);
+    if let Some(parent) = parent.filter(|_| manifest.parent().is_some()) {
+        raw.meta.parent_id = Some(parent.id());
+        raw.parent_digest = Some(ByteBuf::from(parent.raw().digest()));
+    }
     for object in &mut raw.objects {
         object.name = name.core_object(object.core, object.piece).to_string();
     }
     raw.core_files =
         raw.objects.iter().filter(|object| object.piece == 0).map(|o| o.name.clone()).collect();
-    raw
+    unlocked.authenticate(&mut raw);
+    Ok(raw)
 }

@@ -5,16 +5,18 @@
 use std::sync::Arc;
 
 use cutwater_engine::entry::Op;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::slot::{SLOT_COUNT, slot_of};
 use cutwater_engine::types::{Lsn, ShardId, SnapshotId};
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use crate::catalog::find_published;
+use crate::chain::check_parent;
 use crate::chunk::{Chunk, mismatch};
 use crate::claim::read_claim;
 use crate::error::{Damage, Flaw, SnapshotError};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SnapshotKind};
 use crate::reader::{CoreReader, check_length};
 
 /// How far a long operation is.
@@ -45,15 +47,17 @@ pub struct VerifyReport {
 ///
 /// # Errors
 /// [`SnapshotError::Damaged`] with object, offset and reason at the first thing that is wrong, or
-/// as for [`find_published`].
+/// as for [`find_published`] and [`Manifest::unlock`].
 pub async fn verify(
     store: &Arc<dyn ObjectStore>,
     id: SnapshotId,
+    keys: &Keyring,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VerifyReport, SnapshotError> {
-    let manifest = find_published(&**store, id).await?;
+    let manifest = find_published(&**store, id).await?.unlock(keys)?;
     let claim = read_claim(&**store, id, manifest.identity().database).await?;
     claim.check_names(manifest.name(), manifest.snapshot_uuid())?;
+    check_ancestry(&**store, &manifest, keys).await?;
     // What is plainly missing is said at once, not after hours of reading.
     for object in manifest.objects() {
         check_length(&**store, object).await?;
@@ -71,7 +75,7 @@ pub async fn verify(
         let mut chunks = 0;
         while let Some(chunk) = reader.next().await? {
             let window = (part.watermark, manifest.meta().end_lsn);
-            let decoded = check_entries(&chunk, window, &mut slots);
+            let decoded = check_entries(&chunk, manifest.meta().kind, window, &mut slots);
             decoded.map_err(|flaw| place(&manifest, part.core, chunk.sequence, flaw))?;
             chunks += 1;
             progress(Progress { done_bytes: before + reader.read_bytes(), total_bytes });
@@ -86,9 +90,26 @@ pub async fn verify(
     Ok(report)
 }
 
+/// Every snapshot that a delta is on top of is there, whole by its manifest, and the one that was
+/// meant.
+async fn check_ancestry(
+    store: &dyn ObjectStore,
+    manifest: &Manifest,
+    keys: &Keyring,
+) -> Result<(), SnapshotError> {
+    let mut child = manifest.clone();
+    while let Some((id, _)) = child.parent() {
+        let parent = find_published(store, id).await?.unlock(keys)?;
+        check_parent(&child, &parent)?;
+        child = Manifest::clone(&parent);
+    }
+    Ok(())
+}
+
 /// Decodes every entry; tail records must lie in (watermark, end_lsn].
 fn check_entries(
     chunk: &Chunk,
+    kind: SnapshotKind,
     (watermark, end_lsn): (Lsn, Lsn),
     slots: &mut [u64],
 ) -> Result<(), Flaw> {
@@ -99,7 +120,8 @@ fn check_entries(
         (Some(_), _) => {}
         (None, Op::Put { key, .. }) => slots[usize::from(slot_of(key).0)] += 1,
         (None, Op::Write { .. }) => {}
-        (None, _) => not_image = true,
+        // A delta says what was deleted, too.
+        (None, _) => not_image |= kind == SnapshotKind::Base,
     })?;
     if not_image {
         return Err(mismatch("an entry of the image", "a put or a write", "another"));

@@ -7,21 +7,25 @@
 
 use std::sync::Arc;
 
-use cutwater_engine::types::{Lsn, ShardId};
+use cutwater_engine::seal::Keyring;
+use cutwater_engine::types::{Lsn, ShardId, SnapshotId};
 use object_store::ObjectStore;
+use serde_bytes::ByteBuf;
 
 use crate::chunk::ObjectHeader;
 use crate::claim::Claimant;
+use crate::compression::Compression;
 use crate::core_writer::{CoreWriter, FinishedCore, PIECE_BYTES};
 use crate::delete::sweep;
 use crate::error::SnapshotError;
-use crate::ident::{Identity, SnapshotUuid};
+use crate::ident::{self, Identity, Random, SnapshotUuid};
 use crate::manifest::{
-    COMPRESSION_NONE, MANIFEST_VERSION, Manifest, Meta, RawManifest, Record, SnapshotKind, State,
-    created_by,
+    MANIFEST_VERSION, Manifest, Meta, PARENT_DIGEST_BYTES, RawManifest, Record, SnapshotKind,
+    State, created_by,
 };
 use crate::msgpack::CrcField;
 use crate::paths::SnapshotName;
+use crate::sealing::Seal;
 use crate::store::{self, Created};
 
 /// What snapshot to write.
@@ -37,12 +41,41 @@ pub struct SnapshotSpec {
     pub created_at_us: u64,
     /// The length at which a core's stream goes on in a further object.
     pub piece_limit_bytes: u64,
+    /// How bodies are compressed.
+    pub compression: Compression,
     /// Why it was taken, if not because somebody asked for it.
     pub reason: Option<String>,
+    /// What it is a delta of; a base has none.
+    pub parent: Option<Parent>,
+}
+
+/// The snapshot that a delta is taken on top of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its id in the same store.
+    pub id: SnapshotId,
+    /// [`RawManifest::digest`] of its manifest.
+    pub digest: [u8; PARENT_DIGEST_BYTES],
+}
+
+impl Parent {
+    /// A published snapshot as a parent.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self { id: manifest.id(), digest: manifest.raw().digest() }
+    }
+}
+
+/// What is known of all slots together, at the watermarks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotSummary {
+    /// Keys of each slot, or nothing.
+    pub counts: Vec<u64>,
+    /// The seed and the digest of each slot, if they were taken.
+    pub digests: Option<(u64, Vec<u128>)>,
 }
 
 impl SnapshotSpec {
-    /// A base snapshot with pieces of the usual length.
+    /// A base snapshot with pieces of the usual length, not compressed.
     pub fn base(begin_lsn: Lsn, num_cores: u16, uuid: SnapshotUuid, created_at_us: u64) -> Self {
         Self {
             begin_lsn,
@@ -50,7 +83,9 @@ impl SnapshotSpec {
             uuid,
             created_at_us,
             piece_limit_bytes: PIECE_BYTES,
+            compression: Compression::None,
             reason: None,
+            parent: None,
         }
     }
 }
@@ -63,20 +98,41 @@ pub struct SnapshotWriter {
     identity: Identity,
     name: SnapshotName,
     spec: SnapshotSpec,
+    seal: Option<Seal>,
 }
 
 impl SnapshotWriter {
-    /// Claims an id for the snapshot.
+    /// Claims an id for the snapshot. It is sealed under the active key, if there is one.
     ///
     /// # Errors
     /// As for [`Claimant::claim`].
-    pub async fn begin(claimant: &mut Claimant, spec: SnapshotSpec) -> Result<Self, SnapshotError> {
+    pub async fn begin(
+        claimant: &mut Claimant,
+        spec: SnapshotSpec,
+        keys: &Keyring,
+    ) -> Result<Self, SnapshotError> {
+        Self::begin_with(claimant, spec, keys, ident::random).await
+    }
+
+    /// [`SnapshotWriter::begin`] with another source of the data key, its nonce and the salts:
+    /// what is sealed with bytes that are not random is not secret.
+    ///
+    /// # Errors
+    /// As for [`SnapshotWriter::begin`].
+    pub async fn begin_with(
+        claimant: &mut Claimant,
+        spec: SnapshotSpec,
+        keys: &Keyring,
+        random: Random,
+    ) -> Result<Self, SnapshotError> {
         if spec.num_cores == 0 {
             return Err(SnapshotError::MissingPart { core: ShardId(0) });
         }
+        let database = claimant.identity().database;
+        let seal = Seal::new(keys, database, spec.uuid, random)?;
         let name = claimant.claim(spec.begin_lsn, spec.uuid, spec.created_at_us).await?;
         let (store, identity) = (claimant.store().clone(), claimant.identity());
-        Ok(Self { store, identity, name, spec })
+        Ok(Self { store, identity, name, spec, seal })
     }
 
     /// The full name, with the id that was claimed.
@@ -92,8 +148,17 @@ impl SnapshotWriter {
             snapshot: self.spec.uuid,
             core,
             piece: 0,
+            compression: self.spec.compression.algorithm(),
+            salt: None,
         };
-        CoreWriter::new(self.store.clone(), self.name, header, self.spec.piece_limit_bytes)
+        CoreWriter::new(
+            self.store.clone(),
+            self.name,
+            header,
+            self.spec.compression,
+            self.seal.clone(),
+            self.spec.piece_limit_bytes,
+        )
     }
 
     /// Publishes the snapshot: one put of the manifest, which must be new. `slot_counts` are the
@@ -109,7 +174,23 @@ impl SnapshotWriter {
         cores: Vec<FinishedCore>,
         slot_counts: Vec<u64>,
     ) -> Result<Manifest, SnapshotError> {
-        let raw = self.manifest(cores, slot_counts)?;
+        let summary = SlotSummary { counts: slot_counts, digests: None };
+        self.finish_with(cores, summary).await
+    }
+
+    /// [`SnapshotWriter::finish`] with everything that is known of the slots.
+    ///
+    /// # Errors
+    /// As for [`SnapshotWriter::finish`].
+    pub async fn finish_with(
+        &self,
+        cores: Vec<FinishedCore>,
+        slots: SlotSummary,
+    ) -> Result<Manifest, SnapshotError> {
+        let mut raw = self.manifest(cores, slots)?;
+        if let Some(seal) = &self.seal {
+            seal.seal(&mut raw);
+        }
         let body = raw.encode();
         let manifest = match Record::decode(self.name, &body) {
             Ok(Record::Published(manifest)) => *manifest,
@@ -151,7 +232,7 @@ impl SnapshotWriter {
     fn manifest(
         &self,
         mut finished: Vec<FinishedCore>,
-        slot_counts: Vec<u64>,
+        slots: SlotSummary,
     ) -> Result<RawManifest, SnapshotError> {
         finished.sort_by_key(|core| core.part.core);
         for core in (0..self.spec.num_cores).map(ShardId) {
@@ -169,6 +250,13 @@ impl SnapshotWriter {
             finished.into_iter().map(|core| (core.part, core.objects)).unzip();
         let objects: Vec<_> = objects.into_iter().flatten().collect();
         let first = objects.iter().filter(|object| object.piece == 0);
+        let parent = self.spec.parent.as_ref();
+        let (digest_seed, slot_digests) = slots.digests.unzip();
+        let encoded = |digests: Vec<u128>| {
+            ByteBuf::from(
+                digests.iter().flat_map(|digest| digest.to_le_bytes()).collect::<Vec<_>>(),
+            )
+        };
         Ok(RawManifest {
             meta: Meta {
                 format_version: MANIFEST_VERSION,
@@ -177,25 +265,29 @@ impl SnapshotWriter {
                 end_lsn,
                 created_at_us: self.spec.created_at_us,
                 created_by: created_by(),
-                kind: SnapshotKind::Base,
-                parent_id: None,
+                kind: parent.map_or(SnapshotKind::Base, |_| SnapshotKind::Delta),
+                parent_id: parent.map(|parent| parent.id),
                 data_bytes: objects.iter().map(|object| object.length).sum(),
             },
             core_files: first.map(|object| object.name.clone()).collect(),
             num_cores: self.spec.num_cores,
             database_id: self.identity.database,
             history_id: self.identity.history,
+            parent_history: self.identity.fork.map(|fork| fork.parent),
+            fork_lsn: self.identity.fork.map(|fork| fork.lsn),
             snapshot_uuid: self.spec.uuid,
             state: State::Published,
             reason: self.spec.reason.clone(),
             cores,
-            slot_counts,
+            slot_counts: slots.counts,
             objects,
-            compression: COMPRESSION_NONE.into(),
+            compression: self.spec.compression.to_string(),
             key_id: None,
             wrapped_key: None,
-            parent_digest: None,
-            slot_digests: None,
+            auth: None,
+            parent_digest: parent.map(|parent| ByteBuf::from(parent.digest)),
+            digest_seed,
+            slot_digests: slot_digests.map(encoded),
             crc32c: CrcField::default(),
         })
     }

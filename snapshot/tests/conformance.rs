@@ -43,7 +43,7 @@ async fn written_listed_read_and_verified() {
 
         let seen = Mutex::new(Vec::new());
         let progress = |at: Progress| seen.lock().unwrap().push(at);
-        let report = verify(&store, manifest.id(), &progress).await.unwrap();
+        let report = verify(&store, manifest.id(), &plain(), &progress).await.unwrap();
         assert_eq!((report.entries, report.tail_records, report.chunks), (9, 2, 5));
         let seen = seen.into_inner().unwrap();
         assert!(seen.is_sorted_by_key(|at| at.done_bytes));
@@ -56,7 +56,12 @@ async fn a_plain_thread_reads_chunks_in_order() {
     for (_, store, _guard) in stores() {
         let mut claimant = claimant(&store, 1).await;
         let manifest = write(&mut claimant, 100, 1).await;
-        let mut reader = CoreReader::open(&Handle::current(), store.clone(), &manifest, ShardId(0));
+        let mut reader = CoreReader::open(
+            &Handle::current(),
+            store.clone(),
+            &manifest.unlock(&plain()).unwrap(),
+            ShardId(0),
+        );
         let chunks = tokio::task::spawn_blocking(move || {
             let mut chunks = Vec::new();
             while let Some(chunk) = reader.next_blocking().unwrap() {
@@ -84,7 +89,7 @@ async fn large_cores_go_up_in_parts_and_pieces_from_a_channel() {
     for (which, store, _guard) in stores() {
         let mut claimant = claimant(&store, 1).await;
         let spec = SnapshotSpec { num_cores: 1, piece_limit_bytes: 20 << 20, ..spec(100, 1) };
-        let writer = SnapshotWriter::begin(&mut claimant, spec).await.unwrap();
+        let writer = SnapshotWriter::begin(&mut claimant, spec, &plain()).await.unwrap();
         let (sender, receiver) = flume::bounded(2);
         let core = writer.core(ShardId(0));
         let feed = async {
@@ -105,19 +110,19 @@ async fn large_cores_go_up_in_parts_and_pieces_from_a_channel() {
         }
         let manifest = writer.finish(vec![finished.unwrap()], slots.clone()).await.unwrap();
         assert_eq!(manifest.objects().len(), 2, "{which}");
-        assert_eq!(verify(&store, manifest.id(), &|_| ()).await.unwrap().entries, 36);
+        assert_eq!(verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap().entries, 36);
 
         // A wrong count of a slot is found.
         let mut raw = manifest.raw().clone();
         raw.slot_counts.rotate_left(1);
         overwrite(&store, &manifest.name().manifest(), &raw.encode()).await;
-        let error = verify(&store, manifest.id(), &|_| ()).await.unwrap_err();
+        let error = verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
         assert!(error.is_corruption() && error.to_string().contains("slot"), "{error}");
         overwrite(&store, &manifest.name().manifest(), &manifest.raw().encode()).await;
 
         let other = memory();
-        copy_snapshot(&store, &other, manifest.id(), &|_| ()).await.unwrap();
-        assert_eq!(verify(&other, manifest.id(), &|_| ()).await.unwrap().entries, 36);
+        copy_snapshot(&store, &other, manifest.id(), &plain(), &|_| ()).await.unwrap();
+        assert_eq!(verify(&other, manifest.id(), &plain(), &|_| ()).await.unwrap().entries, 36);
     }
 }
 
@@ -125,7 +130,7 @@ async fn large_cores_go_up_in_parts_and_pieces_from_a_channel() {
 async fn never_published_with_a_part_missing() {
     for (_, store, _guard) in stores() {
         let mut claimant = claimant(&store, 1).await;
-        let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1)).await.unwrap();
+        let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1), &plain()).await.unwrap();
         let first = writer.core(ShardId(0)).finish(point(0, 100)).await.unwrap();
         let refused = writer.finish(vec![first.clone()], Vec::new()).await.unwrap_err();
         assert!(matches!(refused, SnapshotError::MissingPart { core: ShardId(1) }));
@@ -183,7 +188,7 @@ async fn catalog_order_bases_checkpoints_and_deletion() {
         assert!(removed.objects > 2);
         catalog.bury(tombstone);
         assert_eq!(catalog, Catalog::load(&*store, IDENTITY.database).await.unwrap());
-        let error = verify(&store, ids[1], &|_| ()).await.unwrap_err();
+        let error = verify(&store, ids[1], &plain(), &|_| ()).await.unwrap_err();
         assert!(matches!(error, SnapshotError::NotPublished { state: "deleted", .. }));
 
         // What a superseded writer puts there later is swept behind the tombstone.
@@ -214,22 +219,24 @@ async fn restored_bit_by_bit_into_a_new_folder_only() {
         let target = tempfile::tempdir().unwrap();
         let folder = target.path().join("new/data");
         let progress = |at: Progress| assert!(at.done_bytes <= at.total_bytes);
-        let restored = restore_snapshot(&store, manifest.id(), &folder, &progress).await.unwrap();
+        let restored =
+            restore_snapshot(&store, manifest.id(), &folder, &plain(), &progress).await.unwrap();
         assert_eq!(restored, manifest);
         let copy = open_local(&folder.join("store")).unwrap();
         let source = dump(&store).await;
         let copied = dump(&copy).await;
         assert_eq!(copied.len(), manifest.objects().len() + 2);
         assert!(copied.iter().all(|object| source.contains(object)));
-        verify(&copy, manifest.id(), &|_| ()).await.unwrap();
+        verify(&copy, manifest.id(), &plain(), &|_| ()).await.unwrap();
         // It can be repeated, and the copy goes on counting where it stands.
-        copy_snapshot(&store, &copy, manifest.id(), &|_| ()).await.unwrap();
+        copy_snapshot(&store, &copy, manifest.id(), &plain(), &|_| ()).await.unwrap();
         assert_eq!(claimant(&copy, 2).await.next_id().0, manifest.id().0 + 2);
 
-        let refused = restore_snapshot(&store, manifest.id(), &folder, &|_| ()).await;
+        let refused = restore_snapshot(&store, manifest.id(), &folder, &plain(), &|_| ()).await;
         assert!(matches!(refused.unwrap_err(), SnapshotError::NotEmpty { .. }));
         let missing =
-            restore_snapshot(&store, SnapshotId(77), &target.path().join("m"), &|_| ()).await;
+            restore_snapshot(&store, SnapshotId(77), &target.path().join("m"), &plain(), &|_| ())
+                .await;
         assert!(matches!(missing.unwrap_err(), SnapshotError::NoSnapshot { .. }));
     }
 }
@@ -240,17 +247,17 @@ async fn a_lost_claim_does_not_stop_a_restore() {
     let mut writer = claimant(&store, 1).await;
     let manifest = write(&mut writer, 100, 1).await;
     store.delete(&paths::claim(manifest.id())).await.unwrap();
-    assert!(verify(&store, manifest.id(), &|_| ()).await.is_err());
+    assert!(verify(&store, manifest.id(), &plain(), &|_| ()).await.is_err());
     let copy = memory();
-    copy_snapshot(&store, &copy, manifest.id(), &|_| ()).await.unwrap();
-    verify(&copy, manifest.id(), &|_| ()).await.unwrap();
+    copy_snapshot(&store, &copy, manifest.id(), &plain(), &|_| ()).await.unwrap();
+    verify(&copy, manifest.id(), &plain(), &|_| ()).await.unwrap();
 }
 
 #[tokio::test]
 async fn unfinished_foreign_and_contested_entries_are_shown() {
     for (_, store, _guard) in stores() {
         let mut claimant = claimant(&store, 1).await;
-        let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1)).await.unwrap();
+        let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1), &plain()).await.unwrap();
         let good = write(&mut claimant, 200, 2).await;
         let twin = SnapshotName { id: good.id(), begin_lsn: Lsn(999) };
         overwrite(&store, &twin.core_object(ShardId(0), 0), b"x").await;

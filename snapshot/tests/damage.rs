@@ -27,7 +27,7 @@ type Change = (&'static str, &'static dyn Fn(&mut RawManifest));
 async fn sample() -> (Arc<dyn ObjectStore>, Manifest) {
     let store = memory();
     let manifest = write(&mut claimant(&store, 1).await, 100, 1).await;
-    verify(&store, manifest.id(), &|_| ()).await.unwrap();
+    verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap();
     (store, manifest)
 }
 
@@ -58,16 +58,17 @@ async fn every_byte_of_every_object() {
         let good = read(&store, &path).await;
         for (what, bad) in damaged(&good) {
             overwrite(&store, &path, &bad).await;
-            let error = verify(&store, manifest.id(), &|_| ()).await.unwrap_err();
+            let error = verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
             must_name(&error, &path, &what);
             let target = memory();
-            let error = copy_snapshot(&store, &target, manifest.id(), &|_| ()).await.unwrap_err();
+            let error =
+                copy_snapshot(&store, &target, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
             must_name(&error, &path, &what);
             let copied = Catalog::load(&*target, IDENTITY.database).await.unwrap();
             assert_eq!(copied.published().count(), 0, "{path}, {what}");
         }
         store.delete(&path).await.unwrap();
-        let error = verify(&store, manifest.id(), &|_| ()).await.unwrap_err();
+        let error = verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
         must_name(&error, &path, "missing");
         overwrite(&store, &path, &good).await;
     }
@@ -80,7 +81,7 @@ async fn every_byte_of_the_manifest() {
     let good = read(&store, &path).await;
     for (what, bad) in damaged(&good) {
         overwrite(&store, &path, &bad).await;
-        let error = verify(&store, manifest.id(), &|_| ()).await.unwrap_err();
+        let error = verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
         must_name(&error, &path, &what);
         let catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
         let [entry] = catalog.entries() else { panic!("{what}: {catalog:?}") };
@@ -104,7 +105,11 @@ async fn every_byte_of_the_newest_claim() {
         let error = read_claim(&*store, manifest.id(), IDENTITY.database).await.unwrap_err();
         must_name(&error, &path, &what);
         must_name(&take_over(&store, 2).await.unwrap_err(), &path, &what);
-        must_name(&verify(&store, manifest.id(), &|_| ()).await.unwrap_err(), &path, &what);
+        must_name(
+            &verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err(),
+            &path,
+            &what,
+        );
     }
 }
 
@@ -126,7 +131,7 @@ async fn manifests_that_disagree_with_themselves() {
     assert_eq!(refused("part 1", &|raw| _ = raw.cores.remove(1)), missing(1));
     assert_eq!(refused("num_cores", &|raw| raw.num_cores = 3), missing(2));
     assert_eq!(refused("objects", &|raw| raw.objects.retain(|o| o.core.0 == 0)), missing(1));
-    assert_eq!(refused("version", &|raw| raw.meta.format_version = 1), Flaw::Version(1));
+    assert_eq!(refused("version", &|raw| raw.meta.format_version = 2), Flaw::Version(2));
     let no_cores = |raw: &mut RawManifest| {
         (raw.num_cores, raw.cores, raw.objects) = (0, Vec::new(), Vec::new());
     };
@@ -183,7 +188,7 @@ async fn manifests_that_disagree_with_the_objects() {
         let mut raw = manifest.raw().clone();
         change(&mut raw);
         overwrite(&store, &path, &raw.encode()).await;
-        let error = verify(&store, manifest.id(), &|_| ()).await.unwrap_err();
+        let error = verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap_err();
         assert!(error.is_corruption(), "{what}: {error}");
     }
 }
@@ -201,7 +206,7 @@ async fn swapped_pieces_and_replayed_snapshots() {
     for source in [&paths[1], &paths[4], &replaced] {
         let other = read(&store, source).await;
         overwrite(&store, &paths[0], &other).await;
-        let error = verify(&store, new.id(), &|_| ()).await.unwrap_err();
+        let error = verify(&store, new.id(), &plain(), &|_| ()).await.unwrap_err();
         must_name(&error, &paths[0], source.as_ref());
     }
     // A whole chunk of another snapshot behind the right header, with the manifest made to match.
@@ -211,7 +216,7 @@ async fn swapped_pieces_and_replayed_snapshots() {
     let mut raw = new.raw().clone();
     raw.objects[0].crc32c = crc32c::crc32c(&mixed);
     overwrite(&store, &new.name().manifest(), &raw.encode()).await;
-    must_name(&verify(&store, new.id(), &|_| ()).await.unwrap_err(), &paths[0], "chunk");
+    must_name(&verify(&store, new.id(), &plain(), &|_| ()).await.unwrap_err(), &paths[0], "chunk");
 }
 
 /// Foreign bytes with a right checksum reach the decoders of MessagePack and validation.

@@ -47,7 +47,7 @@ async fn check_whole(store: &Arc<dyn ObjectStore>, what: &str) -> Vec<SnapshotUu
         assert!(ids.insert(entry.id), "{what}: {} is shared", entry.id);
         match entry.manifest() {
             Some(manifest) => {
-                verify(store, entry.id, &|_| ()).await.expect(what);
+                verify(store, entry.id, &plain(), &|_| ()).await.expect(what);
                 uuids.push(manifest.snapshot_uuid());
             }
             None => assert!(matches!(entry.state_name(), "aborted" | "deleted"), "{what}"),
@@ -99,7 +99,7 @@ async fn a_failed_snapshot_can_be_aborted_and_the_next_taken_by_the_same_writer(
         let inner = memory();
         let store: Arc<dyn ObjectStore> = FaultStore::new(inner.clone(), at, Some(Fault::Blink));
         let Ok(mut claimant) = take_over(&store, 1).await else { continue };
-        let Ok(writer) = SnapshotWriter::begin(&mut claimant, spec(100, 1)).await else {
+        let Ok(writer) = SnapshotWriter::begin(&mut claimant, spec(100, 1), &plain()).await else {
             write(&mut claimant, 200, 2).await;
             assert_eq!(check_whole(&inner, &what).await, [SnapshotUuid([2; 16])], "{what}");
             continue;
@@ -168,12 +168,12 @@ async fn two_writers_interleaved_at_every_operation() {
 async fn a_superseded_writer_is_fenced_at_its_next_claim_and_removes_nothing() {
     let store = memory();
     let mut first = claimant(&store, 1).await;
-    let open = SnapshotWriter::begin(&mut first, spec(100, 1)).await.unwrap();
+    let open = SnapshotWriter::begin(&mut first, spec(100, 1), &plain()).await.unwrap();
     let mut second = claimant(&store, 2).await;
     assert_eq!(second.epoch(), first.epoch() + 1);
     let theirs = write(&mut second, 100, 2).await;
     let before = dump(&store).await;
-    let fenced = SnapshotWriter::begin(&mut first, spec(200, 3)).await.unwrap_err();
+    let fenced = SnapshotWriter::begin(&mut first, spec(200, 3), &plain()).await.unwrap_err();
     assert!(matches!(fenced, SnapshotError::Fenced { own: 1, found: 2 }), "{fenced}");
     let cores = vec![
         open.core(ShardId(0)).finish(point(0, 100)).await.unwrap(),
@@ -183,14 +183,14 @@ async fn a_superseded_writer_is_fenced_at_its_next_claim_and_removes_nothing() {
     assert!(matches!(late, SnapshotError::Superseded { .. }), "{late}");
     open.abort("superseded").await.unwrap();
     assert_eq!(dump(&store).await, before);
-    verify(&store, theirs.id(), &|_| ()).await.unwrap();
+    verify(&store, theirs.id(), &plain(), &|_| ()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_published_snapshot_cannot_be_aborted() {
     let store = memory();
     let mut claimant = claimant(&store, 1).await;
-    let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1)).await.unwrap();
+    let writer = SnapshotWriter::begin(&mut claimant, spec(100, 1), &plain()).await.unwrap();
     let cores = vec![
         writer.core(ShardId(0)).finish(point(0, 100)).await.unwrap(),
         writer.core(ShardId(1)).finish(point(1, 110)).await.unwrap(),
@@ -200,7 +200,7 @@ async fn a_published_snapshot_cannot_be_aborted() {
     assert_eq!(writer.finish(cores, Vec::new()).await.unwrap(), manifest);
     let refused = writer.abort("too late").await.unwrap_err();
     assert!(matches!(refused, SnapshotError::Published { .. }));
-    verify(&store, manifest.id(), &|_| ()).await.unwrap();
+    verify(&store, manifest.id(), &plain(), &|_| ()).await.unwrap();
 }
 
 /// A listing that fails half way must fail everything that rests on it.
@@ -220,12 +220,14 @@ async fn a_listing_error_never_reads_as_empty() {
         }
         for n in 0..2 {
             is_store_error(take_over(&at(n), 2).await.unwrap_err());
-            is_store_error(verify(&at(n), id, &|_| ()).await.unwrap_err());
+            is_store_error(verify(&at(n), id, &plain(), &|_| ()).await.unwrap_err());
             is_store_error(delete_snapshot(&*at(n), id, &[], "test").await.unwrap_err());
-            is_store_error(copy_snapshot(&at(n), &memory(), id, &|_| ()).await.unwrap_err());
+            is_store_error(
+                copy_snapshot(&at(n), &memory(), id, &plain(), &|_| ()).await.unwrap_err(),
+            );
         }
     }
-    verify(&inner, id, &|_| ()).await.unwrap();
+    verify(&inner, id, &plain(), &|_| ()).await.unwrap();
 }
 
 #[tokio::test]
@@ -241,14 +243,14 @@ async fn a_crash_at_every_operation_of_a_deletion_or_copy() {
             let inner = memory();
             let store = FaultStore::new(inner.clone(), at, Some(fault));
             let target: Arc<dyn ObjectStore> = store.clone();
-            let done = copy_snapshot(&source, &target, id, &|_| ()).await;
+            let done = copy_snapshot(&source, &target, id, &plain(), &|_| ()).await;
             let catalog = Catalog::load(&*inner, IDENTITY.database).await.unwrap();
             if catalog.published().next().is_some() {
-                verify(&inner, id, &|_| ()).await.expect(&what);
+                verify(&inner, id, &plain(), &|_| ()).await.expect(&what);
             } else {
                 assert!(done.is_err(), "{what}");
             }
-            copy_snapshot(&source, &inner, id, &|_| ()).await.expect(&what);
+            copy_snapshot(&source, &inner, id, &plain(), &|_| ()).await.expect(&what);
 
             let what = format!("delete, {fault:?} at {at}");
             let store = FaultStore::new(inner.clone(), at, Some(fault));
@@ -257,7 +259,7 @@ async fn a_crash_at_every_operation_of_a_deletion_or_copy() {
             match catalog.get(id).unwrap().manifest() {
                 Some(manifest) => {
                     assert_eq!(manifest.meta().end_lsn, Lsn(110));
-                    verify(&inner, id, &|_| ()).await.expect(&what);
+                    verify(&inner, id, &plain(), &|_| ()).await.expect(&what);
                 }
                 None => assert_eq!(catalog.get(id).unwrap().state_name(), "deleted", "{what}"),
             }

@@ -39,7 +39,8 @@ fn main() -> ExitCode {
     };
     let began = Instant::now();
     let mut printed = began;
-    let (mut requests, mut starts, mut snapshots, mut unknown, mut failures) = (0, 0, 0, 0, 0u64);
+    let (mut requests, mut starts, mut snapshots, mut failures) = (0, 0, 0, 0u64);
+    let (mut unknown, mut unknown_losses) = (0, 0);
     for seed in options.from..options.from.saturating_add(options.seeds) {
         match run(seed, mutation) {
             Ok(report) => {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
                 starts += report.starts;
                 snapshots += report.snapshots;
                 unknown += report.unknown;
+                unknown_losses += report.unknown_losses;
             }
             Err(failure) => {
                 failures += 1;
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     }
     println!(
         "{} seeds, {requests} requests, {starts} starts, {snapshots} snapshots, {unknown} searches \
-         given up, {failures} failures, {:.1} s",
+         given up ({unknown_losses} for what may survive), {failures} failures, {:.1} s",
         options.seeds,
         began.elapsed().as_secs_f64()
     );

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cutwater_engine::log::segment::segment_name;
 use cutwater_engine::log::{
     LogDisk, LogError, LogWriter, NewStart, Record, Recovery, WriterConfig,
 };
@@ -39,6 +40,8 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// Now.
     pub now_micros: u64,
+    /// Where the newest snapshot ends.
+    pub published: Lsn,
 }
 
 /// Shards that are loaded and serve.
@@ -63,7 +66,8 @@ pub fn boot(
 ) -> Result<Booted, String> {
     disk.create_dir(plan.dir).map_err(|error| error.to_string())?;
     let text = |error: &dyn std::error::Error| error.to_string();
-    let mut recovery = Recovery::scan(disk, plan.dir).map_err(|error| text(&error))?;
+    let mut recovery = Recovery::scan(Arc::clone(&disk), plan.dir).map_err(|error| text(&error))?;
+    recovery.keep(plan.published);
     let coverage = image.map(|image| &image.coverage);
     let resolution = recovery.resolve(coverage).map_err(|error| text(&error))?.clone();
     let floor = resolution.max_lsn.max(image.map_or(Lsn::ZERO, |image| image.end));
@@ -75,6 +79,10 @@ pub fn boot(
         lsn_floor: floor,
     };
     recovery.write_start_record(&new).map_err(|error| text(&error))?;
+    for (log, index) in recovery.take_leftovers().map_err(|error| text(&error))? {
+        let path = plan.dir.join(segment_name(log, index));
+        disk.remove(&path).map_err(|error| error.to_string())?;
+    }
     let start = resolution.next_start;
     let now_micros = plan.now_micros.max(floor.micros() + 1);
     let mut cores = cores(plan, start, floor, now_micros);
@@ -104,10 +112,12 @@ pub fn replayed(
     disk: Arc<dyn LogDisk>,
     dir: &Path,
     image: Option<&Complete>,
+    published: Lsn,
     limit: Option<(StartId, Lsn)>,
 ) -> Result<Image, String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let mut recovery = Recovery::scan(disk, dir).map_err(|error| text(&error))?;
+    recovery.keep(published);
     let coverage = image.map(|image| &image.coverage);
     let resolution = recovery.resolve(coverage).map_err(|error| text(&error))?.clone();
     let mut state = image.map_or(Ok(Image::default()), Complete::base)?;

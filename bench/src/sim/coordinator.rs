@@ -30,7 +30,8 @@ impl World {
         let stall_limit_ms = self.rng.between(1, 500);
         for node in &mut self.nodes {
             let budget = Arc::clone(&budget);
-            let request = CutRequest { id, cut, budget, stall_limit_ms };
+            let request =
+                CutRequest { id, cut, budget, stall_limit_ms, digest_seed: 0, serializes: true };
             node.control.push_back(Control::Begin(request));
         }
         self.shot = Some(shot);

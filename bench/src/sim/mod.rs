@@ -14,7 +14,7 @@
 //! | [`boot`] | a start, as the engine makes it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
 //! | [`client`], [`workload`] | who asks, and for what |
-//! | [`model`], [`search`] | what answers are right |
+//! | [`model`], [`search`], [`lossy`] | what answers are right, and what may be lost |
 //! | [`mutation`] | what is broken on purpose, to see that it is noticed |
 //!
 //! What is checked, after every crash and at rest:
@@ -22,7 +22,7 @@
 //! 1. Some order of all requests explains every reply that a client saw *and* the state that
 //!    recovery found ([`search`]): nothing acknowledged is lost, nothing seen is taken back,
 //!    nothing is half there, and all of it is strictly serializable. Under `everysec` and `never`
-//!    the replies alone are explained, and after a crash each transaction is there whole or not.
+//!    requests may be lost, but nothing survives that was built on what did not ([`lossy`]).
 //! 2. At rest everybody is answered, and no intent, transaction or parked command is left.
 //! 3. The logs alone, and each snapshot with the logs behind it, lead to the same state; and a
 //!    snapshot with its tail holds exactly the state at its end.
@@ -31,6 +31,7 @@ pub mod boot;
 pub mod client;
 mod coordinator;
 pub mod image;
+pub mod lossy;
 pub mod model;
 pub mod mutation;
 pub mod node;

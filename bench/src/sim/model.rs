@@ -147,15 +147,8 @@ impl State {
 
     /// Whether what a shard holds is this state; keys may have expired by `now_ms`.
     pub fn explains(&self, found: &[Option<Value>], now_ms: u64) -> bool {
-        let may_be_gone = |at: Option<u64>| at.is_some_and(|at| at <= now_ms);
-        self.keys.iter().zip(found).all(|pair| match pair {
-            (None, None) => true,
-            (Some(value), Some(found)) => {
-                value.bytes == found.bytes
-                    && value.expires_at_ms.is_some() == found.expires_at_ms.is_some()
-            }
-            (Some(one), None) | (None, Some(one)) => may_be_gone(one.expires_at_ms),
-        })
+        let pairs = self.keys.iter().zip(found);
+        pairs.into_iter().all(|(key, found)| agrees(key.as_ref(), found.as_ref(), now_ms))
     }
 
     fn run(&mut self, command: &Command, seen: Seen<'_>) -> bool {
@@ -314,6 +307,18 @@ impl State {
     }
 }
 
+/// Whether what a shard holds of a key is this; it may have expired by `now_ms`.
+pub fn agrees(key: Option<&Value>, found: Option<&Value>, now_ms: u64) -> bool {
+    match (key, found) {
+        (None, None) => true,
+        (Some(value), Some(found)) => {
+            value.bytes == found.bytes
+                && value.expires_at_ms.is_some() == found.expires_at_ms.is_some()
+        }
+        (Some(one), None) | (None, Some(one)) => one.expires_at_ms.is_some_and(|at| at <= now_ms),
+    }
+}
+
 impl Command {
     /// The keys that it names.
     pub fn keys(&self) -> Vec<Key> {
@@ -341,6 +346,20 @@ impl Command {
 }
 
 impl Request {
+    /// The keys that it names, as bits; all, for one that names none.
+    pub fn key_bits(&self) -> u64 {
+        let bits = |keys: &[Key]| keys.iter().fold(0, |bits, key| bits | 1 << key);
+        let of = |command: &Command| match command {
+            Command::FlushAll => u64::MAX,
+            other => bits(&other.keys()),
+        };
+        match self {
+            Self::One(command) => of(command),
+            Self::Exec(commands) => commands.iter().fold(0, |all, command| all | of(command)),
+            Self::Watch(keys) => bits(keys),
+        }
+    }
+
     /// Whether nothing depends on whether it was carried out.
     pub fn is_read(&self) -> bool {
         match self {

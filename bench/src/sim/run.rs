@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use cutwater_engine::log::segment::is_spare_name;
 use cutwater_engine::log::{LogDisk, SimDisk};
-use cutwater_engine::types::{DbIndex, Fsync, StartId};
+use cutwater_engine::slot::SlotMap;
+use cutwater_engine::types::{DbIndex, Fsync, Lsn, StartId};
 
 use super::boot::{self, Booted, Plan};
+use super::lossy::Survivors;
 use super::model::{State, Value};
 use super::mutation::{Mutation, NoCrcDisk};
 use super::node::Io;
 use super::rng::Rng;
-use super::search::{MAX_REQUESTS, Verdict, explain};
+use super::search::{End, MAX_REQUESTS, Verdict, explain};
 use super::workload::{ACCOUNTS, KEYS, PAIR, Workload};
 use super::world::{Tempo, World};
 
@@ -40,6 +42,8 @@ pub struct Report {
     pub snapshots: u64,
     /// Searches that were given up.
     pub unknown: u64,
+    /// Searches for what may survive that were given up; the replies alone were then explained.
+    pub unknown_losses: u64,
 }
 
 /// A run that found something.
@@ -71,6 +75,8 @@ struct Run {
     report: Report,
     /// What the shards held when they began to serve.
     initial: Vec<Option<Value>>,
+    /// The shard of each key while they served.
+    owners: Vec<u16>,
     hash_seed: u64,
 }
 
@@ -111,7 +117,8 @@ impl Run {
             spares: Vec::new(),
             rng,
         };
-        Self { world, report: Report::default(), initial: vec![None; KEYS], hash_seed: seed }
+        let (report, initial, owners) = (Report::default(), vec![None; KEYS], vec![0; KEYS]);
+        Self { world, report, initial, owners, hash_seed: seed }
     }
 
     fn all(mut self) -> Result<Report, String> {
@@ -234,6 +241,8 @@ impl Run {
             self.check(&found, self.world.fsync == Fsync::Always)?;
         }
         self.initial = found;
+        let slots = SlotMap::new(self.world.nodes.len() as u16);
+        self.owners = (0..KEYS).map(|key| self.world.workload.owner(key, slots).0).collect();
         self.world.history = history;
         self.world.connections = connections;
         Ok(())
@@ -249,13 +258,11 @@ impl Run {
             mutation: world.mutation,
             seed: self.hash_seed,
             now_micros: world.now_micros,
+            published: world.complete.last().map_or(Lsn::ZERO, |image| image.end),
         };
-        // What promises less than a gate for every reply goes by the newest image, as the engine
-        // does: an older one can lead to another, as permitted, end of the logs.
-        let free = world.fsync == Fsync::Always;
         let count = world.complete.len();
-        let choices = if free && world.whole_log { count + 1 } else { count };
-        let from_end = if free && choices > 0 { world.rng.below(choices) } else { 0 };
+        let choices = if world.whole_log { count + 1 } else { count };
+        let from_end = if choices > 0 { world.rng.below(choices) } else { 0 };
         let image = count.checked_sub(from_end + 1).map(|at| &world.complete[at]);
         boot::boot(disk(world), &plan, image)
     }
@@ -263,20 +270,21 @@ impl Run {
     /// Every way to the state leads to the same, and every snapshot holds the state at its end.
     fn compare(&mut self) -> Result<(), String> {
         let world = &self.world;
-        if world.fsync != Fsync::Always || world.start == StartId(0) {
+        if world.start == StartId(0) {
             return Ok(());
         }
+        let published = world.complete.last().map_or(Lsn::ZERO, |image| image.end);
         let whole = world.whole_log.then_some(None);
         let bases: Vec<_> = whole.into_iter().chain(world.complete.iter().map(Some)).collect();
         let mut first = None;
         for (at, base) in bases.iter().enumerate() {
-            let state = boot::replayed(disk(world), &world.dir, *base, None)?;
+            let state = boot::replayed(disk(world), &world.dir, *base, published, None)?;
             if first.get_or_insert_with(|| state.clone()) != &state {
                 return Err(format!("base {at} of {} leads to another state", bases.len()));
             }
             for later in bases[at + 1..].iter().flatten() {
                 let limit = Some((later.coverage.start, later.end));
-                let state = boot::replayed(disk(world), &world.dir, *base, limit)?;
+                let state = boot::replayed(disk(world), &world.dir, *base, published, limit)?;
                 if state != later.at_end {
                     return Err(format!(
                         "the snapshot that ends at {} holds {:?}, and the log from base {at} {:?}",
@@ -293,7 +301,7 @@ impl Run {
     /// What the shards hold.
     fn found(&self) -> Result<Vec<Option<Value>>, String> {
         let world = &self.world;
-        let slots = cutwater_engine::slot::SlotMap::new(world.nodes.len() as u16);
+        let slots = SlotMap::new(world.nodes.len() as u16);
         let mut found = Vec::new();
         for (key, name) in world.workload.names.iter().enumerate() {
             let owner = world.workload.owner(key, slots);
@@ -313,8 +321,8 @@ impl Run {
         Err(format!("the shards hold {held} keys, of which {count} were ever named"))
     }
 
-    /// Whether what clients saw explains what is found; without `exact` only what each transaction
-    /// keeps whole is looked at, and what clients saw has to agree with itself.
+    /// Whether what clients saw explains what is found; without `exact` that may lack what was done
+    /// last, if nothing is left that was built on it.
     fn check(&mut self, found: &[Option<Value>], exact: bool) -> Result<(), String> {
         let world = &self.world;
         let now_ms = world.now_micros / 1_000;
@@ -330,20 +338,33 @@ impl Run {
             return Err(format!("half a pair: {:?}", &found[PAIR[0]..=PAIR[1]]));
         }
         let initial = State::new(self.initial.clone(), world.connections);
-        let accepts = |state: &State| !exact || state.explains(found, now_ms);
+        let accepts = |state: &State| state.explains(found, now_ms);
+        let end = match exact {
+            true => End::Whole(&accepts),
+            false => End::Lossy(Survivors { found, now_ms, owners: &self.owners }),
+        };
         let mut history = world.history.clone();
         if world.refused {
             // One that nobody saw answered may have been refused, and a later one not.
             let unanswered = history.iter_mut().filter(|event| event.replied.is_none());
             unanswered.for_each(|event| event.shards = 0);
         }
-        match explain(&history, &initial, &accepts) {
+        match explain(&history, &initial, &end) {
             Verdict::Explained => Ok(()),
-            Verdict::Unknown => {
+            Verdict::Impossible => Err(self.story(found)),
+            Verdict::Unknown if exact => {
                 self.report.unknown += 1;
                 Ok(())
             }
-            Verdict::Impossible => Err(self.story(found)),
+            Verdict::Unknown => {
+                self.report.unknown_losses += 1;
+                match explain(&history, &initial, &End::Whole(&|_| true)) {
+                    Verdict::Impossible => return Err(self.story(found)),
+                    Verdict::Unknown => self.report.unknown += 1,
+                    Verdict::Explained => {}
+                }
+                Ok(())
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::lossy::{Kept, Survivors};
 use super::model::{Request, Seen, State};
 use crate::reply::Reply;
 
@@ -45,8 +46,16 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Searches. `accepts` says whether a state may be the last.
-pub fn explain(events: &[Event], initial: &State, accepts: &dyn Fn(&State) -> bool) -> Verdict {
+/// What the order has to lead to.
+pub enum End<'a> {
+    /// A state that this accepts.
+    Whole(&'a dyn Fn(&State) -> bool),
+    /// Any state, of which this is what survived a crash.
+    Lossy(Survivors<'a>),
+}
+
+/// Searches.
+pub fn explain(events: &[Event], initial: &State, end: &End<'_>) -> Verdict {
     let relevant = |event: &&Event| event.replied.is_some() || !event.request.is_read();
     let mut events: Vec<&Event> = events.iter().filter(relevant).collect();
     assert!(events.len() <= MAX_REQUESTS, "a history is bounded");
@@ -61,10 +70,10 @@ pub fn explain(events: &[Event], initial: &State, accepts: &dyn Fn(&State) -> bo
         before: before.collect(),
         answered: answered.fold(0, |mask, (at, _)| mask | 1 << at),
         events,
-        accepts,
+        end,
         tried: HashSet::new(),
     };
-    match search.from(0, initial) {
+    match search.from(0, initial, &Kept::all(initial)) {
         true => Verdict::Explained,
         false if search.tried.len() >= MAX_TRIED => Verdict::Unknown,
         false => Verdict::Impossible,
@@ -92,17 +101,21 @@ struct Search<'a> {
     events: Vec<&'a Event>,
     before: Vec<u64>,
     answered: u64,
-    accepts: &'a dyn Fn(&State) -> bool,
+    end: &'a End<'a>,
     tried: HashSet<u64>,
 }
 
 impl Search<'_> {
-    fn from(&mut self, done: u64, state: &State) -> bool {
+    fn from(&mut self, done: u64, state: &State, kept: &Kept) -> bool {
         let complete = done & self.answered == self.answered;
-        if complete && (self.accepts)(state) {
+        let accepted = || match self.end {
+            End::Whole(accepts) => accepts(state),
+            End::Lossy(survivors) => survivors.accept(kept),
+        };
+        if complete && accepted() {
             return true;
         }
-        if self.tried.len() >= MAX_TRIED || !self.tried.insert(fingerprint(done, state)) {
+        if self.tried.len() >= MAX_TRIED || !self.tried.insert(fingerprint(done, state, kept)) {
             return false;
         }
         for at in 0..self.events.len() {
@@ -116,9 +129,17 @@ impl Search<'_> {
                 reply: event.replied.as_ref().map(|reply| &reply.2),
             };
             let mut next = state.clone();
-            if next.apply(event.connection, &event.request, seen)
-                && self.from(done | 1 << at, &next)
-            {
+            if !next.apply(event.connection, &event.request, seen) {
+                continue;
+            }
+            let ways = match self.end {
+                End::Whole(_) => vec![kept.clone()],
+                End::Lossy(survivors) => {
+                    let to_come = self.named(!(done | 1 << at));
+                    survivors.ways(kept, event, (state, &next), to_come)
+                }
+            };
+            if ways.iter().any(|kept| self.from(done | 1 << at, &next, kept)) {
                 return true;
             }
         }
@@ -126,9 +147,18 @@ impl Search<'_> {
     }
 }
 
-fn fingerprint(done: u64, state: &State) -> u64 {
+impl Search<'_> {
+    /// The keys that those of these requests name that may change something, as bits.
+    fn named(&self, events: u64) -> u64 {
+        let each = self.events.iter().enumerate();
+        let named = each.filter(|(at, event)| events & 1 << at != 0 && !event.request.is_read());
+        named.fold(0, |bits, (_, event)| bits | event.request.key_bits())
+    }
+}
+
+fn fingerprint(done: u64, state: &State, kept: &Kept) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (done, state).hash(&mut hasher);
+    (done, state, kept).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -150,7 +180,8 @@ mod tests {
     fn verdict(events: &[Event], last: Option<&str>) -> Verdict {
         let value = |text: &str| Value { bytes: text.into(), expires_at_ms: None };
         let last = vec![last.map(value)];
-        explain(events, &State::new(vec![None], 3), &|state| state.explains(&last, 0))
+        let accepts = |state: &State| state.explains(&last, 0);
+        explain(events, &State::new(vec![None], 3), &End::Whole(&accepts))
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod durability;
 mod idle;
 mod limits;
 mod log_bounds;
+mod machine;
 mod mistakes;
 mod snapshot_consistency;
 mod stops;

@@ -4,6 +4,7 @@ use std::io;
 
 use cutwater_control::client::ClientError;
 use cutwater_control::config::ConfigError;
+use cutwater_control::keys::KeyError;
 use cutwater_control::placement::NoCpus;
 use cutwater_control::serve::ServeError;
 
@@ -51,6 +52,9 @@ pub enum Failure {
         /// What does not fit.
         reason: RowError,
     },
+    /// The keys cannot be used, or a new one not be written.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// A store could not be worked on.
     #[error(transparent)]
     Offline(#[from] OfflineError),
@@ -67,6 +71,7 @@ impl Failure {
             Self::Telemetry(TelemetryError::Filter { .. }) => EXIT_USAGE,
             Self::Client(ClientError::Address { .. }) => EXIT_USAGE,
             Self::Offline(error) if error.is_usage() => EXIT_USAGE,
+            Self::Keys(KeyError::Name { .. }) => EXIT_USAGE,
             _ => EXIT_FAILURE,
         }
     }
@@ -84,6 +89,7 @@ impl Failure {
             Self::Reply { .. } => {
                 "Use the cutwater command of the server's own version.".to_owned()
             }
+            Self::Keys(error) => error.remedy().to_owned(),
             Self::Offline(error) => error.remedy().to_owned(),
             Self::Output(_) => "Look at where standard output goes.".to_owned(),
         }

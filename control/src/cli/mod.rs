@@ -5,8 +5,10 @@
 //! an error says what happened, where, and on the next line what to do.
 
 mod failure;
+mod keys;
 mod offline;
 mod output;
+mod restorable;
 mod restore;
 mod row;
 mod s3;
@@ -37,7 +39,9 @@ Examples:
   cutwater --port 7000 --data-dir /var/lib/cw  the same elsewhere (all options: serve --help)
   cutwater snapshot create                     take a snapshot of the local server
   cutwater snapshot list --store file:///var/lib/cw/store
-  cutwater restore --store file:///var/lib/cw/store --snapshot 7 --into /var/lib/new
+  cutwater restorable --store s3://bucket/cw   the moments that there are
+  cutwater restore --store s3://bucket/cw --at 2026-03-01T12:00:00Z --into /var/lib/new
+  cutwater keygen --out /etc/cutwater.key      make a key; serve with --key-file ID=PATH
 
 Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration.";
 
@@ -57,11 +61,15 @@ struct CommandLine {
 enum Command {
     /// Serve a data directory; what cutwater does without a command
     Serve(serve::ServeFlags),
-    /// Create, list, show, delete or verify snapshots
+    /// Create, list, show, delete, verify or rekey snapshots
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
-    /// Restore a snapshot into a new data directory
+    /// Restore any moment into a new data directory
     Restore(restore::RestoreArgs),
+    /// Make a key that seals snapshots and log
+    Keygen(keys::KeygenArgs),
+    /// List the moments that a store can be restored to
+    Restorable(restorable::RestorableArgs),
 }
 
 /// Runs one command line to its end.
@@ -99,6 +107,8 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
         Command::Serve(flags) => serve::execute(&flags, variables),
         Command::Snapshot(command) => snapshot::execute(command, variables),
         Command::Restore(args) => restore::execute(&args, variables),
+        Command::Restorable(args) => restorable::execute(&args, variables),
+        Command::Keygen(args) => keys::generate(&args),
     }
 }
 
@@ -174,6 +184,8 @@ mod tests {
         assert!(refused(&both).contains("cannot be used with"));
         assert!(refused(&["snapshot", "create", "--store", "file:///x"]).contains("'--store'"));
         assert!(refused(&["restore", "--store", "file:///x"]).contains("--snapshot <ID>"));
+        let two = ["restore", "--store", "file:///x", "--into", "x", "--latest", "--lsn", "5"];
+        assert!(refused(&two).contains("cannot be used with"));
     }
 
     #[test]

@@ -5,25 +5,22 @@
 //! other folder is a copy, of which everything may be deleted. Reading needs no lock.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use cutwater_control::identity::{Fork, Identity, IdentityError};
+use cutwater_control::identity::{Identity, IdentityError};
+use cutwater_control::restore::{Destination, RestoreError, Restored, Source, restore};
 use cutwater_engine::engine::lock::{DataLock, LockError};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
-use cutwater_snapshot::catalog::Catalog;
-use cutwater_snapshot::claim::Claim;
+use cutwater_snapshot::catalog::{Catalog, database_of};
 use cutwater_snapshot::delete::delete_snapshot;
-use cutwater_snapshot::error::{SnapshotError, StoreError};
-use cutwater_snapshot::ident::DatabaseId;
-use cutwater_snapshot::manifest::Record;
-use cutwater_snapshot::paths::{self, Named};
-use cutwater_snapshot::restore::restore_snapshot;
+use cutwater_snapshot::error::{Refusal, SnapshotError, StoreError};
+use cutwater_snapshot::plan::Plan;
+use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::store::{S3Options, StoreUrl};
 use cutwater_snapshot::verify::verify;
-use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
 use tokio::runtime::Runtime;
 
 use super::row::Row;
@@ -52,6 +49,9 @@ pub enum OfflineError {
     /// The identity of a data directory could not be read or made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Nothing was restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// Threads or files are short.
     #[error("cannot set up the work on the store: {0}")]
     Setup(io::Error),
@@ -80,6 +80,12 @@ impl OfflineError {
                 "Give --into a folder that is new or empty; one that a failed restore left may be \
                  removed."
             }
+            Self::Snapshot(S::Refused { reason: Refusal::Plain, .. }) => {
+                "Give no --key-file, if it was never sealed; otherwise somebody has replaced it."
+            }
+            Self::Snapshot(S::Refused { .. } | S::NoKeys) => {
+                "Give its key with --key-file ID=PATH."
+            }
             Self::Snapshot(error) if error.is_corruption() => {
                 "Use another snapshot, or another copy of this one."
             }
@@ -87,6 +93,7 @@ impl OfflineError {
                 "A server runs there: ask it with --server instead of --store."
             }
             Self::Lock(error) => error.remedy(),
+            Self::Restore(error) => error.remedy(),
             Self::Identity(error) => error.remedy(),
             Self::Snapshot(S::Store(StoreError::Failed { cause, .. })) if cause.is_refusal() => {
                 "Check the address, --s3-endpoint and --s3-region, and the credentials in AWS_* or \
@@ -105,6 +112,8 @@ pub struct Store {
     store: Arc<dyn ObjectStore>,
     /// The data directory whose local store this is, if it is one.
     data_dir: Option<PathBuf>,
+    /// What opens the snapshots.
+    keys: Keyring,
     runtime: Runtime,
 }
 
@@ -113,7 +122,7 @@ impl Store {
     ///
     /// # Errors
     /// [`OfflineError`].
-    pub fn open(url: &str, options: &S3Options) -> Result<Self, OfflineError> {
+    pub fn open(url: &str, options: &S3Options, keys: Keyring) -> Result<Self, OfflineError> {
         let url = StoreUrl::parse(url).map_err(SnapshotError::Store)?;
         let data_dir = match &url {
             StoreUrl::File(folder) => {
@@ -130,7 +139,7 @@ impl Store {
         };
         let store = url.open(options).map_err(SnapshotError::Store)?;
         let runtime = Runtime::new().map_err(OfflineError::Setup)?;
-        Ok(Self { store, data_dir, runtime })
+        Ok(Self { store, data_dir, keys, runtime })
     }
 
     /// Every snapshot, by `end_lsn`.
@@ -172,74 +181,68 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::Damaged`] names object, offset and reason.
     pub fn verify(&self, id: SnapshotId) -> Result<(), OfflineError> {
-        self.runtime.block_on(verify(&self.store, id, &|_| {}))?;
+        self.runtime.block_on(verify(&self.store, id, &self.keys, &|_| {}))?;
         Ok(())
     }
 
-    /// Makes a new data directory that holds the snapshot and continues the database in a new
-    /// history. Until the identity is there, which comes last, no server starts on it.
+    /// Brings one snapshot, or all, under the active key; says how many were under another.
     ///
     /// # Errors
-    /// [`SnapshotError::NotEmpty`] if there is anything already, or [`OfflineError`].
-    pub fn restore(&self, id: SnapshotId, into: &Path) -> Result<(), OfflineError> {
-        let copy = restore_snapshot(&self.store, id, into, &|_| {});
-        let manifest = self.runtime.block_on(copy)?;
-        let _lock = DataLock::acquire(into)?;
-        let ids = manifest.identity();
-        let fork = Fork { parent: ids.history, lsn: manifest.meta().end_lsn };
-        Identity::forked(ids.database, fork)?.create(into)?;
-        Ok(())
+    /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::NoKeys`], or
+    /// [`SnapshotError::Refused`] where a key is missing.
+    pub fn rekey(&self, id: Option<SnapshotId>) -> Result<usize, OfflineError> {
+        let _lock = self.data_dir.as_deref().map(DataLock::acquire).transpose()?;
+        let rekeyed = self.runtime.block_on(rekey(&*self.store, id, &self.keys))?;
+        Ok(rekeyed.manifests.len())
+    }
+
+    /// What the store has to restore from.
+    ///
+    /// # Errors
+    /// [`OfflineError::Restore`].
+    pub fn source(&self) -> Result<Source, OfflineError> {
+        Ok(self.runtime.block_on(Source::load(Arc::clone(&self.store), self.keys.clone()))?)
+    }
+
+    /// Makes a new data directory that holds a moment and continues the database in a new history.
+    /// Until the identity is there, which comes last, no server starts on it.
+    ///
+    /// # Errors
+    /// [`OfflineError::Restore`].
+    pub fn restore(
+        &self,
+        source: &Source,
+        plan: &Plan,
+        destination: &Destination,
+    ) -> Result<Restored, OfflineError> {
+        Ok(self.runtime.block_on(restore(source, plan, destination))?)
     }
 
     fn catalog(&self) -> Result<Catalog, OfflineError> {
         self.runtime.block_on(async {
             let database = database_of(&*self.store).await?;
-            Ok(Catalog::load(&*self.store, database).await?)
+            let mut catalog = Catalog::load(&*self.store, database).await?;
+            // Without keys a listing shows what the manifests say.
+            if !self.keys.is_empty() {
+                catalog.authenticate(&self.keys, false);
+            }
+            Ok(catalog)
         })
     }
 }
 
-/// Whose store it is, by the first claim or manifest that can be read. Without any, the catalog is
-/// empty or unreadable under every id.
-async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, OfflineError> {
-    for folder in [paths::claims(), paths::snapshots()] {
-        let mut objects = store.list(Some(&folder));
-        while let Some(object) = objects.try_next().await? {
-            let named = Named::parse(&object.location);
-            let (Some(Named::Claim(_)) | Some(Named::Manifest(_))) = named else { continue };
-            let bytes = match store.get(&object.location).await {
-                Ok(object) => object.bytes().await?,
-                // Deleted since it was listed.
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let database = match named {
-                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
-                Some(Named::Manifest(name)) => {
-                    Record::decode(name, &bytes).map(|record| match record {
-                        Record::Published(manifest) => manifest.identity().database,
-                        Record::Tombstone(tombstone) => tombstone.database,
-                    })
-                }
-                _ => continue,
-            };
-            // What is damaged is for the catalog to tell; another object names the database too.
-            if let Ok(database) = database {
-                return Ok(database);
-            }
-        }
-    }
-    Ok(DatabaseId::default())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
+    use cutwater_control::identity::Fork;
     use cutwater_engine::entry::{Op, ValueKind};
     use cutwater_engine::types::{DbIndex, LogId, Lsn, Position, ShardId};
     use cutwater_snapshot::claim::Claimant;
     use cutwater_snapshot::core_writer::PartPoint;
     use cutwater_snapshot::ident::{SnapshotUuid, WriterNonce};
+    use cutwater_snapshot::plan::Target;
     use cutwater_snapshot::store::open_local;
     use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
 
@@ -258,7 +261,8 @@ mod tests {
             for n in 1..=count {
                 let uuid = SnapshotUuid([n as u8; 16]);
                 let spec = SnapshotSpec::base(Lsn(n * 100), 1, uuid, n);
-                let writer = SnapshotWriter::begin(&mut claimant, spec).await.unwrap();
+                let writer =
+                    SnapshotWriter::begin(&mut claimant, spec, &Keyring::default()).await.unwrap();
                 let mut core = writer.core(ShardId(0));
                 let (db, key, value) = (DbIndex(0), b"key".as_slice(), b"value".as_slice());
                 let mut body = Vec::new();
@@ -275,7 +279,7 @@ mod tests {
 
     fn open(dir: &Path) -> Result<Store, OfflineError> {
         let url = format!("file://{}", dir.join("store").display());
-        Store::open(&url, &S3Options::default())
+        Store::open(&url, &S3Options::default(), Keyring::default())
     }
 
     /// The ids of the published snapshots.
@@ -336,16 +340,20 @@ mod tests {
         let id = SnapshotId(published(&store)[0]);
         let target = tempfile::tempdir().unwrap();
         let into = target.path().join("new");
-        store.restore(id, &into).unwrap();
+        let source = store.source().unwrap();
+        let plan = source.plan(Target::Snapshot(id), None).unwrap();
+        let destination = Destination { into: into.clone(), shards: Some(2) };
+        store.restore(&source, &plan, &destination).unwrap();
         let restored = Identity::read(&into).unwrap().unwrap();
         assert_eq!(restored.database, identity.database);
         assert_ne!(restored.history, identity.history);
         let fork = Fork { parent: identity.history, lsn: Lsn(100) };
         assert_eq!(restored.fork, Some(fork));
         let copy = open(&into).unwrap();
-        assert_eq!(published(&copy), [id.0]);
-        copy.verify(id).unwrap();
-        let error = store.restore(id, &into).unwrap_err();
+        let ids = published(&copy);
+        assert_eq!(ids.len(), 1);
+        copy.verify(SnapshotId(ids[0])).unwrap();
+        let error = store.restore(&source, &plan, &destination).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
         assert!(error.remedy().contains("--into"));
     }
@@ -357,7 +365,8 @@ mod tests {
         let folder = dir.path().join("store");
         assert_eq!(error.to_string(), format!("there is no store at {}", folder.display()));
         assert!(!error.is_usage() && !folder.exists());
-        let error = Store::open("gs://bucket", &S3Options::default()).err().unwrap();
+        let error = Store::open("gs://bucket", &S3Options::default(), Keyring::default());
+        let error = error.err().unwrap();
         assert!(error.is_usage() && error.remedy().contains("file:///DIR"), "{error}");
         std::fs::create_dir(&folder).unwrap();
         assert_eq!(open(dir.path()).unwrap().list().unwrap(), []);

@@ -37,6 +37,9 @@ impl clap::Args for ServeFlags {
             let argument = Arg::new(setting.name).long(setting.name).help(setting.help);
             match setting.is_switch() {
                 true => argument.action(ArgAction::SetTrue),
+                false if setting.is_list => {
+                    argument.value_name(setting.value_name).action(ArgAction::Append)
+                }
                 false => argument.value_name(setting.value_name),
             }
         });
@@ -59,7 +62,9 @@ impl clap::FromArgMatches for ServeFlags {
         let given = names.chain([(CONFIG_FILE, false)]).filter_map(|(name, is_switch)| {
             let value = match is_switch {
                 true => matches.get_flag(name).then(|| "yes".to_owned()),
-                false => matches.get_one::<String>(name).cloned(),
+                false => matches
+                    .get_many::<String>(name)
+                    .map(|values| values.map(String::as_str).collect::<Vec<_>>().join("\n")),
             };
             Some((name.to_owned(), value?))
         });

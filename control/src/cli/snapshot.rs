@@ -9,6 +9,7 @@ use cutwater_engine::resp::Value;
 use cutwater_engine::types::SnapshotId;
 
 use super::failure::Failure;
+use super::keys::KeyArgs;
 use super::offline::Store;
 use super::row::{Row, RowError, table};
 use super::s3::S3Args;
@@ -54,6 +55,17 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         source: SourceArgs,
     },
+    /// Bring one snapshot, or all, under the active key; no data is written anew
+    Rekey {
+        /// The snapshot's number
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        id: Option<u64>,
+        /// All snapshots
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        source: SourceArgs,
+    },
     /// Read all of one snapshot and check it
     Verify {
         /// The snapshot's number
@@ -84,6 +96,8 @@ pub struct SourceArgs {
     store: Option<String>,
     #[command(flatten)]
     s3: S3Args,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// Runs one of the commands.
@@ -127,6 +141,17 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
             }
             output::print(&format!("deleted snapshot {id}"))
         }
+        SnapshotCommand::Rekey { id, source, .. } => {
+            let count = match Source::open(source, variables)? {
+                Source::Store(store) => store.rekey(id.map(SnapshotId))? as u64,
+                Source::Server(mut server) => {
+                    let which = id.map_or("ALL".to_owned(), |id| id.to_string());
+                    let reply = server.call(&["REKEY", &which], LONG_TIMEOUT)?;
+                    reply.as_integer().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+                }
+            };
+            output::print(&format!("{count} snapshots were brought under the active key"))
+        }
         SnapshotCommand::Verify { id, source } => {
             match Source::open(source, variables)? {
                 Source::Store(store) => store.verify(SnapshotId(id))?,
@@ -148,7 +173,10 @@ enum Source {
 impl Source {
     fn open(args: SourceArgs, variables: &Variables) -> Result<Self, Failure> {
         match args.store {
-            Some(url) => Ok(Self::Store(Store::open(&url, &args.s3.options(variables)?)?)),
+            Some(url) => {
+                let keys = args.keys.keyring(variables)?;
+                Ok(Self::Store(Store::open(&url, &args.s3.options(variables)?, keys)?))
+            }
             None => Server::connect(args.server, variables).map(Self::Server),
         }
     }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use crate::keys::KEYS_VARIABLE;
+
 use super::settings::{CONFIG_FILE, SETTINGS, Setting};
-use super::{Config, ConfigError, Place};
+use super::{Config, ConfigError, Place, Secret};
 
 /// The prefix of the variables that are looked at.
 const PREFIX: &str = "CUTWATER_";
@@ -70,7 +72,11 @@ impl Draft {
             let Some(setting) = find(key.get_ref()) else {
                 return Err(ConfigError::UnknownSetting { name: key.get_ref().to_string(), place });
             };
-            match plain(value.get_ref()) {
+            let text = match setting.is_list {
+                true => lines(value.get_ref()),
+                false => plain(value.get_ref()),
+            };
+            match text {
                 Some(text) => self.set(setting, &text, place)?,
                 None => {
                     let found = value.get_ref().type_str();
@@ -83,16 +89,20 @@ impl Draft {
 
     fn apply_variables(&mut self, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
         let aws = variables.iter().filter(|(name, _)| name.starts_with(AWS_PREFIX));
-        self.config.s3.variables =
-            aws.map(|(name, text)| (name.clone(), text.clone())).collect();
+        self.config.s3.variables = aws.map(|(name, text)| (name.clone(), text.clone())).collect();
         for (name, text) in variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             if name == CONFIG_VARIABLE || OTHER_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            if name == KEYS_VARIABLE {
+                self.config.keys = Some(Secret::new(text));
                 continue;
             }
             let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *name) else {
                 return Err(ConfigError::UnknownVariable { name: name.clone() });
             };
-            self.set(setting, text, Place::Variable(name.clone()))?;
+            let text = if setting.is_list { text.replace(',', "\n") } else { text.clone() };
+            self.set(setting, &text, Place::Variable(name.clone()))?;
         }
         Ok(())
     }
@@ -163,6 +173,17 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 /// The line of a byte offset, counted from 1.
 fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+}
+
+/// A TOML value of a setting that is a list: one value, or a list of them.
+fn lines(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::Array(items) => {
+            let texts: Option<Vec<_>> = items.iter().map(|item| plain(item.get_ref())).collect();
+            texts.map(|texts| texts.join("\n"))
+        }
+        one => plain(one),
+    }
 }
 
 /// A TOML value as the text that a flag would have; `None` for lists, tables and dates.
@@ -317,6 +338,30 @@ mod tests {
             "bad value for requirepass (flag --requirepass)\n\
              Allowed: a password of at least one character; leave it out for none."
         );
+    }
+
+    #[test]
+    fn key_files_are_a_list_in_every_layer() {
+        let names = |config: Result<Config, String>| -> Vec<String> {
+            let files = config.unwrap().key_files;
+            files.iter().map(|file| format!("{}={}", file.id, file.path.display())).collect()
+        };
+        let file = "key-file = ['a=/1', 'b=/2']";
+        assert_eq!(names(load(Some(file), &[], &[])), ["a=/1", "b=/2"]);
+        assert_eq!(names(load(Some("key-file = 'a=/1'"), &[], &[])), ["a=/1"]);
+        let variable = [("CUTWATER_KEY_FILE", "c=/3,d=/4")];
+        assert_eq!(names(load(Some(file), &variable, &[])), ["c=/3", "d=/4"]);
+        let flags = [("key-file", "e=/5\nf=/6")];
+        assert_eq!(names(load(Some(file), &variable, &flags)), ["e=/5", "f=/6"]);
+        let text = load(Some("key-file = [['a=/1']]"), &[], &[]).unwrap_err();
+        assert!(text.starts_with("key-file takes one plain value, not array"), "{text}");
+        let text = load(None, &[], &[("key-file", "/etc/key")]).unwrap_err();
+        assert!(
+            text.starts_with("bad value \"/etc/key\" for key-file (flag --key-file)"),
+            "{text}"
+        );
+        let keys = load(None, &[("CUTWATER_KEYS", "a=00")], &[]).unwrap().keys.unwrap();
+        assert_eq!(keys.expose(), "a=00");
     }
 
     #[test]

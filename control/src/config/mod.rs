@@ -20,7 +20,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::store::{S3Options, StoreUrl};
+
+use crate::keys::KeyFile;
 
 pub use self::error::{ConfigError, Place};
 pub use self::load::{AWS_PREFIX, MAX_FILE_BYTES, OTHER_VARIABLES};
@@ -72,6 +75,14 @@ pub struct Config {
     pub upload_limit_bytes_per_s: Option<u64>,
     /// How long a stop waits for uploads at most.
     pub shutdown_timeout: Duration,
+    /// The files of the keys that seal; the first is active.
+    pub key_files: Vec<KeyFile>,
+    /// Further keys, as `CUTWATER_KEYS` holds them.
+    pub keys: Option<Secret>,
+    /// Whether to start with keys on data that is not sealed.
+    pub accept_plain: bool,
+    /// How snapshots are compressed.
+    pub compression: Compression,
 }
 
 impl Config {
@@ -100,6 +111,10 @@ impl Config {
             single_writer: false,
             upload_limit_bytes_per_s: None,
             shutdown_timeout: Duration::from_secs(10),
+            key_files: Vec::new(),
+            keys: None,
+            accept_plain: false,
+            compression: Compression::None,
         }
     }
 

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
-
 use cutwater_snapshot::store::{S3Credentials, StoreUrl};
+
+use crate::keys::KeyFile;
 
 use super::units::{parse_duration, parse_size_bytes};
 use super::{Config, LogFormat, Secret};
@@ -42,6 +43,9 @@ pub struct Setting {
     pub is_secret: bool,
     /// Whether it can be given on the command line, where `ps` shows it to everybody.
     pub is_flag: bool,
+    /// Whether it may be given several times, and as a list in the file. Its text then has a line
+    /// for each; in a variable commas stand between them.
+    pub is_list: bool,
     /// Sets it from text; `None` if the text is not allowed.
     pub(super) set: fn(&mut Config, &str) -> Option<()>,
 }
@@ -72,7 +76,16 @@ const fn setting(
     allowed: &'static str,
     set: fn(&mut Config, &str) -> Option<()>,
 ) -> Setting {
-    Setting { name, value_name, help, allowed, is_secret: false, is_flag: true, set }
+    Setting {
+        name,
+        value_name,
+        help,
+        allowed,
+        is_secret: false,
+        is_flag: true,
+        is_list: false,
+        set,
+    }
 }
 
 /// A secret that is never given on the command line.
@@ -86,7 +99,7 @@ const fn key(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 27] = [
+pub static SETTINGS: [Setting; 30] = [
     setting(
         "bind",
         "ADDRESS",
@@ -245,9 +258,11 @@ pub static SETTINGS: [Setting; 27] = [
     key("s3-secret-access-key", "S3 key, instead of AWS_SECRET_ACCESS_KEY", |config, text| {
         put(&mut s3_keys(config).secret_access_key, filled(text))
     }),
-    key("s3-session-token", "Session of the S3 key, instead of AWS_SESSION_TOKEN", |config, text| {
-        put(&mut s3_keys(config).session_token, filled(text).map(Some))
-    }),
+    key(
+        "s3-session-token",
+        "Session of the S3 key, instead of AWS_SESSION_TOKEN",
+        |config, text| put(&mut s3_keys(config).session_token, filled(text).map(Some)),
+    ),
     setting(
         "single-writer",
         "",
@@ -284,6 +299,34 @@ pub static SETTINGS: [Setting; 27] = [
             let limit = parse_duration(text).filter(|limit| *limit <= MAX_STALL_LIMIT);
             put(&mut config.snapshot_stall_limit, limit)
         },
+    ),
+    Setting {
+        is_list: true,
+        ..setting(
+            "key-file",
+            "ID=PATH",
+            "Seal snapshots and log with the key in this file (cutwater keygen); repeatable, the \
+             first is the one that seals",
+            "ID=PATH, where the id has 1 to 64 characters of A-Z a-z 0-9 . _ -",
+            |config, text| {
+                let files: Option<Vec<_>> = text.lines().map(KeyFile::parse).collect();
+                put(&mut config.key_files, files)
+            },
+        )
+    },
+    setting(
+        "accept-plain",
+        "",
+        "Start with keys on data that is not sealed, as when sealing begins",
+        "yes or no",
+        |config, text| put(&mut config.accept_plain, yes_no(text)),
+    ),
+    setting(
+        "compression",
+        "KIND",
+        "How snapshots are compressed: none, lz4 or zstd[:LEVEL] [default: none]",
+        "none, lz4, zstd or zstd:LEVEL with a level from 1 to 19",
+        |config, text| put(&mut config.compression, text.parse().ok()),
     ),
 ];
 
@@ -377,7 +420,11 @@ mod tests {
             ("log-format", &["text", "json"], &["xml"]),
             ("checkpoint-log", &["4kb", "64mb", "1GiB"], &["4095", "0", "big", ""]),
             ("maxclients", &["1", "1000000"], &["0", "1000001"]),
-            ("snapshot-store", &["s3://bucket/x", "file:///x"], &["", "s3://x", "/x", "gs://bucket"]),
+            (
+                "snapshot-store",
+                &["s3://bucket/x", "file:///x"],
+                &["", "s3://x", "/x", "gs://bucket"],
+            ),
             ("s3-endpoint", &["https://x", "http://[::1]:9000"], &["x", "https://", "ftp://x"]),
             ("s3-region", &["eu-north-1", "auto"], &["", "a b"]),
             ("s3-allow-http", &["yes", "no"], &["1"]),
@@ -388,6 +435,9 @@ mod tests {
             ("single-writer", &["yes", "no"], &["1"]),
             ("upload-limit", &["1", "1000000"], &["0", "1000001", "1mb"]),
             ("shutdown-timeout", &["0", "10s", "1h"], &["10", "2h", ""]),
+            ("key-file", &["a=b", "a=/x\nb=/y"], &["a", "a b=c", "a=x\nb"]),
+            ("accept-plain", &["yes", "no"], &["", "1"]),
+            ("compression", &["none", "lz4", "zstd", "zstd:19"], &["", "zip", "zstd:20"]),
             ("snapshot-stall-limit", &["0", "500ms", "10s", "1h"], &["10", "2h", ""]),
         ] {
             let setting = SETTINGS.iter().find(|setting| setting.name == name).unwrap();
@@ -405,7 +455,12 @@ mod tests {
     fn names_are_distinct_and_spelled_alike() {
         for (i, setting) in SETTINGS.iter().enumerate() {
             assert!(SETTINGS[..i].iter().all(|other| other.name != setting.name));
-            assert!(setting.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+            assert!(
+                setting
+                    .name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            );
         }
         assert_eq!(SETTINGS[3].variable(), "CUTWATER_DATA_DIR");
     }

@@ -7,19 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cutwater_engine::Engine;
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::verify::verify;
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::job::{self, CHECKPOINT};
+use super::job::{self, CHECKPOINT, Form};
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
 use super::message::{Deleted, RemoteStatus};
 use super::recycle::{checkpoints, old_log_bytes, recycle};
@@ -50,6 +53,10 @@ pub struct CoordinatorSetup {
     pub checkpoint_log_bytes: Option<u64>,
     /// What brings snapshots to the remote store, if there is one.
     pub uploads: Option<Uploads>,
+    /// The keys that seal; empty: nothing is sealed.
+    pub keys: Keyring,
+    /// How snapshots are compressed.
+    pub compression: Compression,
 }
 
 /// How long a deletion waits for the remote store before it is said to be pending there.
@@ -69,6 +76,13 @@ struct Job {
     reply: Option<Reply<Manifest>>,
 }
 
+impl Drop for Job {
+    /// An actor that is aborted takes its job with it: nobody would hear of its snapshot.
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
 struct Actor {
     engine: Arc<Engine>,
     store: Arc<dyn ObjectStore>,
@@ -78,9 +92,13 @@ struct Actor {
     data_dir: Option<PathBuf>,
     history: HistoryId,
     checkpoint_log_bytes: Option<u64>,
+    form: Form,
     job: Option<Job>,
     uploads: Option<Uploads>,
     old_log_bytes: u64,
+    /// What the newest checkpoint covers of this start's logs, by shard; `None` if it is of an
+    /// earlier one.
+    covered: Option<Vec<u64>>,
     /// A failed checkpoint is not tried again before the log has grown by as much again.
     retry_at_bytes: u64,
     published: u64,
@@ -95,6 +113,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
     let (requests, receiver) = mpsc::channel(REQUESTS);
     let mut actor = Actor {
         old_log_bytes: 0,
+        covered: None,
         engine: setup.engine,
         store: setup.store,
         claimant: Some(setup.claimant),
@@ -102,6 +121,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         data_dir: setup.data_dir,
         history: setup.history,
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
+        form: Form { keys: setup.keys, compression: setup.compression },
         job: None,
         uploads: setup.uploads,
         retry_at_bytes: 0,
@@ -144,13 +164,14 @@ impl Actor {
             },
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
             Message::Verify(id, reply) => {
-                let store = Arc::clone(&self.store);
+                let (store, keys) = (Arc::clone(&self.store), self.form.keys.clone());
                 tokio::spawn(async move {
-                    let report = verify(&store, id, &|_| {}).await;
+                    let report = verify(&store, id, &keys, &|_| {}).await;
                     drop(reply.send(report.map_err(CoordinatorError::from)));
                 });
             }
             Message::Delete(id, reply) => self.delete_everywhere(id, reply).await,
+            Message::Rekey(id, reply) => drop(reply.send(self.rekey(id).await)),
             Message::Status(reply) => drop(reply.send(Ok(self.status()))),
             Message::Close(_) => unreachable!("the loop takes it"),
         }
@@ -158,7 +179,7 @@ impl Actor {
 
     fn begin(&mut self, reply: Option<Reply<Manifest>>) {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
-        let engine = Arc::clone(&self.engine);
+        let (engine, form) = (Arc::clone(&self.engine), self.form.clone());
         let written_bytes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&written_bytes);
         // Where that is possible a snapshot bears one id in both stores.
@@ -169,14 +190,14 @@ impl Actor {
         let reason = reply.is_none().then_some(CHECKPOINT);
         tracing::info!(snapshot = id.0, "snapshot begins");
         let handle = tokio::spawn(async move {
-            let result = job::take(&engine, &mut claimant, reason, &counter).await;
+            let result = job::take(&engine, &mut claimant, &form, reason, &counter).await;
             (claimant, result)
         });
         self.job = Some(Job { id, handle, written_bytes, reply });
     }
 
     async fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
-        let job = self.job.take().expect("its result was just awaited");
+        let mut job = self.job.take().expect("its result was just awaited");
         let outcome = match result {
             Ok((claimant, outcome)) => {
                 self.claimant = Some(claimant);
@@ -194,6 +215,7 @@ impl Actor {
                 tracing::info!(snapshot = manifest.id().0, end_lsn, "snapshot published");
                 self.catalog.add(manifest.clone());
                 self.show_uploads();
+                self.measure_old_logs();
                 self.published += 1;
                 self.last_error = None;
                 self.retry_at_bytes = 0;
@@ -206,7 +228,7 @@ impl Actor {
             }
         }
         let published = outcome.as_ref().ok().map(Manifest::id);
-        if let Some(reply) = job.reply {
+        if let Some(reply) = job.reply.take() {
             let _ = reply.send(outcome);
         }
         if let Some(id) = published {
@@ -217,7 +239,7 @@ impl Actor {
 
     /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
     async fn let_go(&mut self, id: SnapshotId) {
-        if let Err(error) = verify(&self.store, id, &|_| {}).await {
+        if let Err(error) = verify(&self.store, id, &self.form.keys, &|_| {}).await {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
             return;
@@ -269,6 +291,15 @@ impl Actor {
         });
     }
 
+    /// Here and not beside the actor: nothing may be deleted meanwhile.
+    async fn rekey(&mut self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
+        let rekeyed = rekey(&*self.store, id, &self.form.keys).await?;
+        let count = rekeyed.manifests.len() as u64;
+        rekeyed.manifests.into_iter().for_each(|manifest| self.catalog.add(manifest));
+        self.show_uploads();
+        Ok(count)
+    }
+
     fn show_uploads(&self) {
         if let Some(uploads) = &self.uploads {
             uploads.show(&self.catalog);
@@ -297,17 +328,22 @@ impl Actor {
     fn log_since_checkpoint(&self) -> u64 {
         let shared = self.engine.shared();
         let tails = shared.all_stats().iter().map(|stats| stats.log_tail.load(Ordering::Relaxed));
-        let newest = checkpoints(&self.catalog, self.history).first().copied();
-        match newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start()) {
-            Some(manifest) => {
-                let covered = manifest.cores().iter().map(|core| core.position.0);
-                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(covered)).sum()
+        match &self.covered {
+            Some(covered) => {
+                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(*covered)).sum()
             }
             None => tails.sum::<u64>() + self.old_log_bytes,
         }
     }
 
+    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it does
+    /// not look through the catalog and the log folder itself.
     fn measure_old_logs(&mut self) {
+        let newest = checkpoints(&self.catalog, self.history).first().copied();
+        let of_this_start =
+            newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start());
+        self.covered = of_this_start
+            .map(|manifest| manifest.cores().iter().map(|core| core.position.0).collect());
         self.old_log_bytes =
             self.data_dir.as_ref().map_or(0, |dir| old_log_bytes(dir, &self.engine));
     }
@@ -339,12 +375,12 @@ impl Actor {
     }
 
     async fn give_up(&mut self) {
-        let Some(job) = self.job.take() else { return };
+        let Some(mut job) = self.job.take() else { return };
         // The streams go with the task, which cancels the snapshot; its claim is aborted at the
         // next start.
         job.handle.abort();
-        let _ = job.handle.await;
-        if let Some(reply) = job.reply {
+        let _ = (&mut job.handle).await;
+        if let Some(reply) = job.reply.take() {
             let _ = reply.send(Err(CoordinatorError::Closed));
         }
     }

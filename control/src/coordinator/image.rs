@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cutwater_engine::ImageSource;
 use cutwater_engine::log::{Coverage, Part};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, StartId};
 use cutwater_snapshot::chunk::ChunkKind;
 use cutwater_snapshot::ident::HistoryId;
@@ -20,18 +21,20 @@ pub struct SnapshotImage {
     manifest: Manifest,
     /// Whether the logs of the data directory continue it.
     continued: bool,
+    keys: Keyring,
 }
 
 impl SnapshotImage {
-    /// An image for a data directory of this history.
+    /// An image for a data directory of this history, which these keys open.
     pub fn new(
         runtime: Handle,
         store: Arc<dyn ObjectStore>,
         manifest: Manifest,
         history: HistoryId,
+        keys: Keyring,
     ) -> Self {
         let continued = manifest.identity().history == history && start_of(&manifest).0 > 0;
-        Self { runtime, store, manifest, continued }
+        Self { runtime, store, manifest, continued, keys }
     }
 }
 
@@ -48,19 +51,20 @@ impl ImageSource for SnapshotImage {
         self.manifest.meta().end_lsn
     }
 
-    fn parts(&self) -> usize {
+    fn parts(&self, _layer: usize) -> usize {
         self.manifest.cores().len()
     }
 
     fn read(
         &self,
+        _layer: usize,
         part: usize,
         with_tail: bool,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         let core = self.manifest.cores().get(part).ok_or("no such part")?.core;
-        let mut reader =
-            CoreReader::open(&self.runtime, Arc::clone(&self.store), &self.manifest, core);
+        let snapshot = self.manifest.unlock(&self.keys).map_err(|error| error.to_string())?;
+        let mut reader = CoreReader::open(&self.runtime, Arc::clone(&self.store), &snapshot, core);
         while let Some(chunk) = reader.next_blocking().map_err(|error| error.to_string())? {
             match chunk.kind {
                 ChunkKind::Image => sink(&chunk.body)?,

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{PartEvent, PartStream};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::{Engine, SnapshotStreamError};
 use cutwater_snapshot::chunk::push_tail_record;
 use cutwater_snapshot::claim::Claimant;
+use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::core_writer::{CoreWriter, FinishedCore, PartPoint};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
@@ -26,6 +28,15 @@ const TAIL_CHUNK_BYTES: usize = 1 << 20;
 /// Why a checkpoint was taken, in its manifest: those that nobody asked for go by themselves.
 pub const CHECKPOINT: &str = "checkpoint";
 
+/// How a snapshot is stored.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The keys that seal it; empty: it is plain.
+    pub keys: Keyring,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
 /// Takes a snapshot.
 ///
 /// # Errors
@@ -33,6 +44,7 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub async fn take(
     engine: &Engine,
     claimant: &mut Claimant,
+    form: &Form,
     reason: Option<&str>,
     written_bytes: &Arc<AtomicU64>,
 ) -> Result<Manifest, CoordinatorError> {
@@ -41,7 +53,8 @@ pub async fn take(
     let uuid = SnapshotUuid::random().map_err(|_| SnapshotStreamError::Stopped)?;
     let mut spec = SnapshotSpec::base(streams.begin_lsn, cores, uuid, wall_micros());
     spec.reason = reason.map(str::to_owned);
-    let writer = SnapshotWriter::begin(claimant, spec).await?;
+    spec.compression = form.compression;
+    let writer = SnapshotWriter::begin(claimant, spec, &form.keys).await?;
     match write_parts(&writer, streams.parts, written_bytes).await {
         Ok(parts) => match writer.finish(parts, Vec::new()).await {
             Ok(manifest) => Ok(manifest),
@@ -90,7 +103,7 @@ async fn write_part(
                 written_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
                 core.image(body, ops).await?;
             }
-            PartEvent::End { tail } => {
+            PartEvent::End { tail, .. } => {
                 write_tail(&mut core, &tail).await?;
                 let point = PartPoint {
                     watermark: part.watermark,

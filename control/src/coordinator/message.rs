@@ -134,6 +134,8 @@ pub(super) enum Message {
     Verify(SnapshotId, Reply<VerifyReport>),
     /// Answered when the objects are gone.
     Delete(SnapshotId, Reply<Deleted>),
+    /// Answered when every manifest that had to be was written anew, with how many they were.
+    Rekey(Option<SnapshotId>, Reply<u64>),
     /// Answered at once.
     Status(Reply<Status>),
     /// Ends the actor; a job under way is given up.
@@ -187,6 +189,14 @@ impl Handle {
         self.uploads.as_ref().filter(|_| has_uuid).map(|uploads| uploads.place(entry))
     }
 
+    /// Brings one snapshot, or all of them, under the active key; says how many were under another.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn rekey(&self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
+        self.ask(|reply| Message::Rekey(id, reply)).await
+    }
+
     /// Where the coordinator stands.
     ///
     /// # Errors
@@ -205,8 +215,52 @@ impl Handle {
         &self,
         message: impl FnOnce(Reply<T>) -> Message,
     ) -> Result<T, CoordinatorError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(message(reply)).await.map_err(|_| CoordinatorError::Closed)?;
-        answer.await.map_err(|_| CoordinatorError::Closed)?
+        let (reply, mut answer) = oneshot::channel();
+        let permit = self.requests.reserve().await.map_err(|_| CoordinatorError::Closed)?;
+        permit.send(message(reply));
+        // An actor that is aborted drops its receiver, which empties the channel. What is sent
+        // between that and the permit stays in the channel for as long as any handle lives, this
+        // one too, and with it the sender of the answer: waiting for the answer alone would be
+        // waiting for ever.
+        tokio::select! {
+            biased;
+            answered = &mut answer => answered.map_err(|_| CoordinatorError::Closed)?,
+            () = self.requests.closed() => {
+                // The answer may have come just before the end.
+                answer.try_recv().map_err(|_| CoordinatorError::Closed)?
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The actor goes while a request is on its way, after it was let into the channel: nobody
+    /// takes it out again, and the caller's own handle keeps the channel alive.
+    #[tokio::test]
+    async fn a_request_that_an_aborted_actor_never_took_is_answered() {
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let handle = Handle { requests, uploads: None };
+        let asked = handle.ask(|reply| {
+            drop(receiver);
+            Message::Status(reply)
+        });
+        assert!(matches!(asked.await, Err(CoordinatorError::Closed)));
+        assert!(matches!(handle.status().await, Err(CoordinatorError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_given_just_before_the_end_counts() {
+        let (requests, mut receiver) = mpsc::channel(REQUESTS);
+        let handle = Handle { requests, uploads: None };
+        let actor = async {
+            let Some(Message::List(reply)) = receiver.recv().await else { panic!("one request") };
+            reply.send(Ok(Vec::new())).unwrap();
+            drop(receiver);
+        };
+        let (answer, ()) = tokio::join!(handle.list(), actor);
+        assert!(answer.unwrap().is_empty());
     }
 }

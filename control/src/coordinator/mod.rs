@@ -20,4 +20,5 @@ pub mod remote;
 pub mod upload;
 
 pub use actor::{CoordinatorSetup, start};
+pub(crate) use job::{Form, take as take_snapshot};
 pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};

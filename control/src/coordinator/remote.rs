@@ -267,7 +267,7 @@ async fn take_over(
     state: &watch::Sender<RemoteState>,
 ) -> Result<Lease, SnapshotError> {
     ask(config, identity).await?;
-    let nonce = WriterNonce::random().map_err(|_| SnapshotError::Random)?;
+    let nonce = WriterNonce::random().map_err(SnapshotError::Random)?;
     let store = Arc::clone(&config.store);
     let Takeover { claimant, aborted, kept } =
         Claimant::take_over_keeping(store, identity, nonce, wall_micros(), keep).await?;

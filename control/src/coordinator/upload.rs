@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
@@ -94,7 +95,7 @@ pub struct UploadStatus {
     pub uploaded: BTreeMap<SnapshotUuid, SnapshotId>,
     /// What was deleted there.
     pub deleted: BTreeSet<SnapshotUuid>,
-    /// What cannot be uploaded, and why: the local objects are damaged.
+    /// What cannot be uploaded, and why: it is damaged here, or the configured keys refuse it.
     pub failed: BTreeMap<SnapshotUuid, String>,
     /// How many snapshots have yet to go up.
     pub pending: usize,
@@ -130,6 +131,7 @@ impl Uploads {
     pub fn start(
         config: &RemoteConfig,
         local: Arc<dyn ObjectStore>,
+        keys: Keyring,
         state: watch::Receiver<RemoteState>,
         view: LocalView,
     ) -> (Self, JoinHandle<()>) {
@@ -138,6 +140,7 @@ impl Uploads {
         let (status_sender, status) = watch::channel(Arc::new(pending));
         let uploader = Uploader {
             local,
+            keys,
             view: view_receiver,
             state: state.clone(),
             status: status_sender,
@@ -254,6 +257,7 @@ async fn superseded(mut state: watch::Receiver<RemoteState>) -> SnapshotError {
 
 struct Uploader {
     local: Arc<dyn ObjectStore>,
+    keys: Keyring,
     view: watch::Receiver<Arc<LocalView>>,
     state: watch::Receiver<RemoteState>,
     status: watch::Sender<Arc<UploadStatus>>,
@@ -330,7 +334,9 @@ impl Uploader {
             self.remote = Some(catalog);
             return Ok(true);
         };
-        let unwanted = remote.published().find(|m| view.deleted.contains(&m.snapshot_uuid()));
+        // Children before parents: a delta ends after what it is on top of.
+        let is_unwanted = |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid());
+        let unwanted = remote.published().rev().find(is_unwanted);
         if let Some(id) = unwanted.map(Manifest::id) {
             let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
             tracing::info!(remote = id.0, "deleted in the remote store");
@@ -350,11 +356,9 @@ impl Uploader {
     }
 
     /// The oldest snapshot that is not there and whose parent is.
-    fn next_upload(&self, view: &LocalView) -> Option<(Manifest, Option<SnapshotId>)> {
+    fn next_upload(&self, view: &LocalView) -> Option<(Manifest, Option<Manifest>)> {
         let remote = self.remote.as_ref()?;
-        let there = |uuid| {
-            remote.published().find(|manifest| manifest.snapshot_uuid() == uuid).map(Manifest::id)
-        };
+        let there = |uuid| remote.published().find(|other| other.snapshot_uuid() == uuid).cloned();
         view.published.iter().filter(|manifest| self.is_due(manifest.snapshot_uuid())).find_map(
             |manifest| match manifest.meta().kind {
                 SnapshotKind::Base => Some((manifest.clone(), None)),
@@ -384,7 +388,7 @@ impl Uploader {
         &mut self,
         lease: &Lease,
         manifest: Manifest,
-        parent: Option<SnapshotId>,
+        parent: Option<Manifest>,
     ) -> Result<(), SnapshotError> {
         let (id, uuid) = (manifest.id(), manifest.snapshot_uuid());
         let done_bytes = Arc::new(AtomicU64::new(0));
@@ -402,7 +406,8 @@ impl Uploader {
         tracing::info!(snapshot = id.0, remote = name.id.0, "upload begins");
         let (from, to) = (Arc::clone(&self.local), Arc::clone(&lease.store));
         let throttle = Arc::clone(&self.throttle);
-        let upload = Upload { from, to, manifest, name, parent, throttle, done_bytes };
+        let keys = self.keys.clone();
+        let upload = Upload { from, to, manifest, keys, name, parent, throttle, done_bytes };
         let result = tokio::select! {
             result = upload.run() => result,
             error = superseded(self.state.clone()) => Err(error),
@@ -434,12 +439,12 @@ impl Uploader {
                 self.remote = None;
                 Err(error)
             }
-            SnapshotError::Damaged(_) => {
+            SnapshotError::Damaged(_) | SnapshotError::Refused { .. } => {
                 // A deletion removes objects, too, and is seen in the store before it is told.
                 find_published(&*self.local, id).await?;
                 tracing::error!(snapshot = id.0, %error, "a local snapshot cannot be uploaded");
                 self.failed.insert(uuid, error.to_string());
-                lease.abandon(name, uuid, "its source is damaged").await?;
+                lease.abandon(name, uuid, "its source cannot be read").await?;
                 self.claims.remove(&uuid);
                 Ok(())
             }

@@ -42,6 +42,24 @@ pub struct Effects {
     pub count: u64,
     /// Whether ops are encoded: false without a log, outside of a snapshot's tail.
     pub encode: bool,
+    /// How many look-ups of reading commands have found a key, and how many have not. They go on
+    /// over all commands.
+    pub lookups: Lookups,
+}
+
+/// What INFO calls `keyspace_hits` and `keyspace_misses`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// The key was there.
+    pub hits: u64,
+    /// It was not, or had expired.
+    pub misses: u64,
+}
+
+impl Lookups {
+    fn count(&mut self, hit: bool) {
+        *if hit { &mut self.hits } else { &mut self.misses } += 1;
+    }
 }
 
 impl Effects {
@@ -113,6 +131,20 @@ impl<'a> Context<'a> {
     /// The entry of a key, if there is one and it has not expired.
     pub fn get(&self, key: &KeyRef<'_>) -> Option<EntryView<'_>> {
         self.keyspace.get(key).filter(|entry| self.is_live(*entry))
+    }
+
+    /// The same for a command that reads: it counts as a hit or a miss.
+    pub fn read(&mut self, key: &KeyRef<'_>) -> Option<EntryView<'_>> {
+        let now_ms = self.now_ms;
+        let found = self.keyspace.get(key);
+        let found = found.filter(|entry| entry.expires_at_ms().is_none_or(|at_ms| at_ms > now_ms));
+        self.effects.lookups.count(found.is_some());
+        found
+    }
+
+    /// Counts a hit or a miss of a command that reads and writes.
+    pub fn count_lookup(&mut self, hit: bool) {
+        self.effects.lookups.count(hit);
     }
 
     /// Whether the key exists.

@@ -169,11 +169,12 @@ pub(super) fn ttl(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'
     Ok(())
 }
 
-fn remaining_ms(context: &Context<'_>, key: &[u8]) -> i64 {
-    match context.get(&context.key(key)).map(EntryView::expires_at_ms) {
+fn remaining_ms(context: &mut Context<'_>, key: &[u8]) -> i64 {
+    let (key, now_ms) = (context.key(key), context.now_ms);
+    match context.read(&key).map(EntryView::expires_at_ms) {
         None => -2,
         Some(None) => -1,
-        Some(Some(at_ms)) => i64::try_from(at_ms - context.now_ms).unwrap_or(i64::MAX),
+        Some(Some(at_ms)) => i64::try_from(at_ms - now_ms).unwrap_or(i64::MAX),
     }
 }
 

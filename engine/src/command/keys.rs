@@ -15,14 +15,16 @@ pub(super) fn del(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'
 
 /// EXISTS key...: a key that is named twice counts twice.
 pub(super) fn exists(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let found = args.skip(1).iter().filter(|key| context.exists(&context.key(key))).count();
+    let keys = args.skip(1);
+    let found = keys.iter().filter(|key| context.read(&context.key(key)).is_some()).count();
     reply.integer(found as i64);
     Ok(())
 }
 
 /// TYPE key
 pub(super) fn type_of(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let entry = context.get(&context.key(&args[1]));
+    let key = context.key(&args[1]);
+    let entry = context.read(&key);
     reply.simple(entry.map_or("none", |entry| entry.kind().name()));
     Ok(())
 }

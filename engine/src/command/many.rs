@@ -10,7 +10,8 @@ pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<
     let keys = args.skip(1);
     reply.array(keys.len());
     for key in keys.iter() {
-        match context.get(&context.key(key)).map(value_of) {
+        let key = context.key(key);
+        match context.read(&key).map(value_of) {
             Some(Ok(value)) => reply_range(reply, value, 0, value.len()),
             Some(Err(_)) | None => reply.null(),
         }

@@ -47,7 +47,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Context, Effects, MAX_STRING_BYTES};
+pub use context::{Context, Effects, Lookups, MAX_STRING_BYTES};
 pub use error::CommandError;
 pub use table::CommandId;
 

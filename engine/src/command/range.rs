@@ -4,7 +4,7 @@
 use super::context::Context;
 use super::error::{CommandError, Outcome, check_len};
 use super::parse;
-use super::string::{lookup, reply_range};
+use super::string::{lookup, read_string, reply_range};
 use crate::resp::{Args, Reply};
 
 /// APPEND key value
@@ -24,8 +24,9 @@ pub(super) fn append(context: &mut Context<'_>, args: Args<'_>, reply: &mut Repl
 
 /// STRLEN key
 pub(super) fn strlen(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let value = lookup(context, &context.key(&args[1]))?;
-    reply.integer(value.map_or(0, |(value, _)| value.len()) as i64);
+    let key = context.key(&args[1]);
+    let value = read_string(context, &key)?;
+    reply.integer(value.map_or(0, |value| value.len()) as i64);
     Ok(())
 }
 
@@ -57,7 +58,8 @@ pub(super) fn getrange(
 ) -> Outcome {
     let start = parse::integer(&args[2]).ok_or(CommandError::NotInteger)?;
     let end = parse::integer(&args[3]).ok_or(CommandError::NotInteger)?;
-    let Some((value, _)) = lookup(context, &context.key(&args[1]))? else {
+    let key = context.key(&args[1]);
+    let Some(value) = read_string(context, &key)? else {
         reply.bulk(b"");
         return Ok(());
     };

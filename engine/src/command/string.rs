@@ -42,6 +42,7 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'
     let (exists, old_expiry) = (entry.is_some(), entry.and_then(EntryView::expires_at_ms));
     if options.get {
         reply_value(reply, entry)?;
+        context.count_lookup(exists);
     }
     if options.condition.is_some_and(|condition| exists != (condition == Condition::Present)) {
         if !options.get {
@@ -100,13 +101,14 @@ impl<'a> SetOptions<'a> {
 
 /// GET key
 pub(super) fn get(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    reply_value(reply, context.get(&context.key(&args[1])))
+    let key = context.key(&args[1]);
+    reply_value(reply, context.read(&key))
 }
 
 /// GETDEL key
 pub(super) fn getdel(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
     let key = context.key(&args[1]);
-    reply_value(reply, context.get(&key))?;
+    reply_value(reply, context.read(&key))?;
     context.remove(&key);
     Ok(())
 }
@@ -131,6 +133,14 @@ pub(super) fn lookup<'c>(
         None => Ok(None),
         Some(entry) => Ok(Some((value_of(entry)?, entry.expires_at_ms()))),
     }
+}
+
+/// The string of a key for a command that only reads; `None` if it does not exist.
+pub(super) fn read_string<'c>(
+    context: &'c mut Context<'_>,
+    key: &KeyRef<'_>,
+) -> Result<Option<ValueView<'c>>, CommandError> {
+    context.read(key).map(value_of).transpose()
 }
 
 /// The string of an entry.

@@ -196,8 +196,7 @@ impl Client {
         shard: ShardId,
         commands: Vec<ArgsBuf>,
     ) -> Result<flume::Receiver<Vec<u8>>, Stopped> {
-        let (reply, receiver) = flume::bounded(1);
-        let message = ToShard::Submit { commands, reply };
+        let (message, receiver) = submission(commands);
         self.shards[shard.0 as usize].send(message).map_err(|_| self.failure.stopped())?;
         Ok(receiver)
     }
@@ -207,8 +206,7 @@ impl Client {
         shard: ShardId,
         commands: Vec<ArgsBuf>,
     ) -> Result<flume::Receiver<Vec<u8>>, Stopped> {
-        let (reply, receiver) = flume::bounded(1);
-        let message = ToShard::Submit { commands, reply };
+        let (message, receiver) = submission(commands);
         let sent = self.shards[shard.0 as usize].send_async(message).await;
         sent.map_err(|_| self.failure.stopped())?;
         Ok(receiver)
@@ -235,6 +233,12 @@ fn checked(value: Value) -> Result<Value, CallError> {
 
 fn named<'a, K: AsRef<[u8]>>(name: &'a [u8], keys: &'a [K]) -> Vec<&'a [u8]> {
     std::iter::once(name).chain(keys.iter().map(AsRef::as_ref)).collect()
+}
+
+/// A message with commands, and where their replies will be.
+fn submission(commands: Vec<ArgsBuf>) -> (ToShard, flume::Receiver<Vec<u8>>) {
+    let (reply, receiver) = flume::bounded(1);
+    (ToShard::Submit { commands, reply }, receiver)
 }
 
 fn to_args<A: AsRef<[u8]>>(args: &[A]) -> ArgsBuf {

@@ -57,6 +57,11 @@ pub struct EngineConfig {
     pub accept_clock: bool,
     /// How long writes wait for a slow snapshot, in milliseconds.
     pub snapshot_stall_limit_ms: u64,
+    /// Keys past their time stay, as far as no command meets them: for an engine that only passes
+    /// its data on.
+    pub keep_expired: bool,
+    /// Every LSN that is given lies above it, whatever is found.
+    pub lsn_floor: Lsn,
     /// Images to start from, newest first.
     pub images: Vec<Box<dyn ImageSource>>,
     /// Who answers SNAPSHOT and the like.
@@ -83,6 +88,8 @@ impl EngineConfig {
             segment_bytes: crate::log::segment::DEFAULT_SEGMENT_BYTES,
             accept_clock: false,
             snapshot_stall_limit_ms: 1_000,
+            keep_expired: false,
+            lsn_floor: Lsn::ZERO,
             images: Vec::new(),
             admin: None,
         }
@@ -107,16 +114,24 @@ pub trait ImageSource: Send + Sync {
     /// No LSN in it is above this.
     fn end_lsn(&self) -> Lsn;
 
-    /// How many parts it has; they are read side by side.
-    fn parts(&self) -> usize;
+    /// How many layers it has, at least 1: a base, and then a delta each, or a run of log. They
+    /// are loaded one after the other.
+    fn layers(&self) -> usize {
+        1
+    }
 
-    /// Hands out the ops of one part, in order; with `with_tail` also those of the records above
-    /// the part's watermark, which only a start needs whose logs do not continue the image.
+    /// How many parts a layer has; they are read side by side.
+    fn parts(&self, layer: usize) -> usize;
+
+    /// Hands out the ops of one part of a layer, in order; with `with_tail` also those of the
+    /// records above the part's watermark. Every layer but the last is read with its tail; the last
+    /// only if no log of this start continues the image.
     ///
     /// # Errors
     /// A text that names the object and the reason, or the sink's own.
     fn read(
         &self,
+        layer: usize,
         part: usize,
         with_tail: bool,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,

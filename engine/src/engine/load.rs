@@ -50,17 +50,24 @@ impl<'a> Loader<'a> {
         Self { shards, slots, threads: threads.max(1) }
     }
 
-    /// Loads an image; with its tail if no log continues it.
+    /// Loads an image, layer by layer; with the last one's tail if no log continues it.
     ///
     /// # Errors
     /// [`OpenError::Image`]: the shards hold rubbish now, and have to be given up.
     pub fn image(&self, image: &dyn ImageSource, with_tail: bool) -> Result<(), OpenError> {
-        let parts: Vec<usize> = (0..image.parts()).collect();
-        let result = self.side_by_side(&parts, |part, sink| {
-            let add = &mut |ops: &[u8]| sink.add(ops).map_err(LoadFailure::text);
-            image.read(*part, with_tail, add).map_err(LoadFailure::Other)
-        });
-        result.map_err(|failure| OpenError::Image { name: image.name(), reason: failure.text() })
+        let layers = image.layers();
+        for layer in 0..layers {
+            let parts: Vec<usize> = (0..image.parts(layer)).collect();
+            let with_tail = with_tail || layer + 1 < layers;
+            let result = self.side_by_side(&parts, |part, sink| {
+                let add = &mut |ops: &[u8]| sink.add(ops).map_err(LoadFailure::text);
+                image.read(layer, *part, with_tail, add).map_err(LoadFailure::Other)
+            });
+            let (name, failed) = (image.name(), LoadFailure::text);
+            result.map_err(|failure| OpenError::Image { name, reason: failed(failure) })?;
+            self.wait_until_applied()?;
+        }
+        Ok(())
     }
 
     /// Replays the logs that recovery resolved.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::log::{SegmentIdentity, SegmentIndex};
+use crate::log::{LogMark, SegmentIdentity, SegmentIndex};
 use crate::net::ConnId;
 use crate::resp::ArgsBuf;
 use crate::shard::cut::{CutEvent, CutRequest};
@@ -87,6 +87,12 @@ pub enum ToShard {
     ReleaseLog {
         /// Exclusive.
         before: Position,
+    },
+    /// Somebody wants to read the log up to now. Answered when it is durable; the sender is dropped
+    /// if the engine stops before.
+    Mark {
+        /// To whom.
+        reply: flume::Sender<LogMark>,
     },
     /// Drain, sync, end.
     Stop,

@@ -26,6 +26,7 @@ mod provider;
 mod shell;
 pub mod snapshot;
 mod threads;
+mod usage;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::TimeSource;
+use crate::log::LogMark;
 use crate::net::{ConnId, Doorbell, InboxSender};
 use crate::resp::{Reply, RespVersion};
 use crate::shard::cut::{ChunkBudget, CutRequest};
@@ -42,7 +44,9 @@ use crate::types::{LogId, Lsn, Position, ShardId, SnapshotId, StartId};
 pub use client::{CallError, Client};
 pub use config::{AdminCall, EngineConfig, ImageSource};
 pub use error::{Failure, FailureReason, OpenError, Stopped};
-pub use snapshot::{ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotStreams};
+pub use snapshot::{
+    ImageChunk, PartEvent, PartStream, SnapshotError, SnapshotPlan, SnapshotStreams,
+};
 
 use error::FailureCell;
 use lock::DataLock;
@@ -135,8 +139,9 @@ impl Engine {
     /// [`SnapshotError::Busy`] while the streams of another live, or [`SnapshotError`].
     pub async fn create_snapshot(
         &self,
-        cut: Option<Lsn>,
+        plan: impl Into<SnapshotPlan>,
     ) -> Result<SnapshotStreams, SnapshotError> {
+        let SnapshotPlan { cut, digest_seed, only_digests } = plan.into();
         let id = SnapshotId(self.snapshots.fetch_add(1, Ordering::Relaxed) + 1);
         let lead = CUT_LEAD.as_micros() as u64;
         let cut = cut.unwrap_or(Lsn::from_micros(self.time.now_micros() + lead));
@@ -145,21 +150,45 @@ impl Engine {
         let mut pending = Vec::with_capacity(self.inboxes.len());
         for (shard, inbox) in self.inboxes.iter().enumerate() {
             let (events, receiver) = flume::unbounded();
+            let budget = budget.share();
             let request = CutRequest {
                 id,
                 cut,
                 budget: Arc::clone(&budget),
                 stall_limit_ms: self.stall_limit_ms,
+                digest_seed,
+                serializes: !only_digests,
             };
             let sent = inbox.send_async(ToShard::BeginCut { request, events }).await;
             sent.map_err(|_| SnapshotError::Stopped)?;
             pending.push(snapshot::PendingPart {
                 log: LogId { start: self.start, shard: ShardId(shard as u16) },
                 events: receiver,
+                budget,
                 wake: self.doorbells[shard].clone(),
             });
         }
-        snapshot::begin(turn, pending, budget).await
+        snapshot::begin(turn, pending).await
+    }
+
+    /// Where the logs of this start stand, by shard: answered when each is durable up to its mark's
+    /// end. Idle shards close their logs up to now for it. Works on any runtime.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn mark(&self) -> Result<Vec<LogMark>, Stopped> {
+        let mut waiting = Vec::with_capacity(self.inboxes.len());
+        for inbox in self.inboxes.iter() {
+            let (reply, mark) = flume::bounded(1);
+            let sent = inbox.send_async(ToShard::Mark { reply }).await;
+            sent.map_err(|_| self.failure.stopped())?;
+            waiting.push(mark);
+        }
+        let mut marks = Vec::with_capacity(waiting.len());
+        for mark in waiting {
+            marks.push(mark.recv_async().await.map_err(|_| self.failure.stopped())?);
+        }
+        Ok(marks)
     }
 
     /// The logs of this start before these positions, by shard, are not needed any more: their
@@ -245,6 +274,12 @@ impl AdminReplier {
     /// Sends the reply.
     pub fn reply(mut self, write: impl FnOnce(&mut Reply<'_>)) {
         self.send(write);
+    }
+
+    /// For the shard itself, which answers a call that it could not pass on: what is dropped there
+    /// must not wait for room in the inbox that only that shard empties.
+    pub(crate) fn forget(mut self) {
+        self.shard = None;
     }
 
     fn send(&mut self, write: impl FnOnce(&mut Reply<'_>)) {

@@ -6,11 +6,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{TimeSource, wall_micros};
-use crate::log::{FileDisk, LogDisk, LogWriter, NewStart, Recovery, WriterConfig};
+use crate::log::{FileDisk, LogDisk, LogWriter, NewStart, Recovery, SegmentIndex, WriterConfig};
 use crate::net::{Doorbell, Inbox, InboxSender, Mesh, listen, preflight};
 use crate::shard::core::ShardSetup;
 use crate::shard::journal::Journal;
@@ -39,13 +40,15 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
     preflight::check()?;
     let lock = lock_directory(&mut config)?;
     let images = std::mem::take(&mut config.images);
+    // Of all of them, also of one that cannot be loaded.
+    let published = images.iter().map(|image| image.end_lsn()).max().unwrap_or_default();
     let mut failed = None;
     for image in images.iter().map(|image| Some(&**image)).chain([None]) {
         if image.is_none() && !images.is_empty() {
             // Images exist, and none can be loaded: starting empty would hide that.
             break;
         }
-        match open_from(&config, image) {
+        match open_from(&config, image, published) {
             Ok(engine) => {
                 *engine.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
                 return Ok(engine);
@@ -90,10 +93,16 @@ struct Ground {
     identity: (u128, u128),
     floor: Lsn,
     with_tail: bool,
+    /// Segments of earlier starts that nobody reads any more.
+    leftovers: Vec<(LogId, SegmentIndex)>,
 }
 
-fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Engine, OpenError> {
-    let ground = prepare(config, image)?;
+fn open_from(
+    config: &EngineConfig,
+    image: Option<&dyn ImageSource>,
+    published: Lsn,
+) -> Result<Engine, OpenError> {
+    let ground = prepare(config, image, published)?;
     let time = Arc::new(TimeSource::starting_above(ground.floor));
     let shared = Arc::new(share(config)?);
     let mut parts = Parts::new(config.shards)?;
@@ -125,8 +134,12 @@ fn open_from(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<E
 }
 
 /// Reads what the logs say, decides what counts, and writes that down.
-fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Ground, OpenError> {
-    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn);
+fn prepare(
+    config: &EngineConfig,
+    image: Option<&dyn ImageSource>,
+    published: Lsn,
+) -> Result<Ground, OpenError> {
+    let end = image.map_or(Lsn::ZERO, ImageSource::end_lsn).max(config.lsn_floor);
     let new_ids = || -> Result<u128, OpenError> {
         let random = || {
             random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))
@@ -145,6 +158,7 @@ fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Gro
                 identity: identity.map_err(|error: OpenError| error)?,
                 floor: end,
                 with_tail: true,
+                leftovers: Vec::new(),
             });
         }
     };
@@ -153,6 +167,7 @@ fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Gro
     let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir)?;
     let coverage = image.and_then(ImageSource::coverage);
     let with_tail = coverage.is_none();
+    recovery.keep(published);
     let resolution = recovery.resolve(coverage.as_ref())?.clone();
     let floor = resolution.max_lsn.max(end);
     check_clock(config, floor)?;
@@ -172,7 +187,8 @@ fn prepare(config: &EngineConfig, image: Option<&dyn ImageSource>) -> Result<Gro
     for cut in &resolution.cuts {
         tracing::warn!(?cut, "an unfinished commit at the end of a log was cut off");
     }
-    Ok(Ground { recovery: Some(recovery), start, identity, floor, with_tail })
+    let leftovers = recovery.take_leftovers()?;
+    Ok(Ground { recovery: Some(recovery), start, identity, floor, with_tail, leftovers })
 }
 
 fn check_clock(config: &EngineConfig, floor: Lsn) -> Result<(), OpenError> {
@@ -206,7 +222,10 @@ fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
         max_clients: config.max_clients,
         timeout_s: 0,
     };
-    Ok(Shared::new(SlotMap::new(config.shards), identity, settings))
+    let shared = Shared::new(SlotMap::new(config.shards), identity, settings);
+    shared.usage.get_or_init(|| super::usage::measure);
+    shared.keeps_expired.store(config.keep_expired, Ordering::Relaxed);
+    Ok(shared)
 }
 
 /// What every shard gets one of.
@@ -272,7 +291,7 @@ fn set_up(
             segment_bytes: config.segment_bytes,
             fsync: config.fsync,
         };
-        Provider::new(plan, to_provider, parts.senders.clone())
+        Provider::new(plan, to_provider, parts.senders.clone(), ground.leftovers.clone())
     });
     let seed =
         random_u64().map_err(|source| io_error("read random bytes from", "the kernel", source))?;
@@ -331,7 +350,6 @@ fn load(
     let loader = Loader::new(&engine.inboxes, engine.shared.slots, threads);
     if let Some(image) = image {
         loader.image(image, ground.with_tail)?;
-        loader.wait_until_applied()?;
     }
     let mut recovered = Recovered {
         image: image.map(ImageSource::name),

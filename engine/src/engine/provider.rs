@@ -46,6 +46,8 @@ pub struct Provider {
     requests: flume::Receiver<ToProvider>,
     shards: Vec<InboxSender<ToShard>>,
     spares: VecDeque<String>,
+    /// Segments of earlier starts that nobody reads any more.
+    leftovers: Vec<(LogId, SegmentIndex)>,
     delayed: VecDeque<(ShardId, SegmentIndex)>,
     said_buffered: bool,
 }
@@ -56,14 +58,18 @@ impl Provider {
         plan: SegmentPlan,
         requests: flume::Receiver<ToProvider>,
         shards: Vec<InboxSender<ToShard>>,
+        leftovers: Vec<(LogId, SegmentIndex)>,
     ) -> Self {
-        let spares = VecDeque::new();
-        Self { plan, requests, shards, spares, delayed: VecDeque::new(), said_buffered: false }
+        let (spares, delayed) = (VecDeque::new(), VecDeque::new());
+        Self { plan, requests, shards, spares, leftovers, delayed, said_buffered: false }
     }
 
     /// Serves until every shard is gone.
     pub fn run(mut self) {
         self.find_spares();
+        for (log, index) in std::mem::take(&mut self.leftovers) {
+            self.retire(log, index);
+        }
         loop {
             let request = if self.delayed.is_empty() {
                 self.requests.recv().map_err(|_| flume::RecvTimeoutError::Disconnected)
@@ -72,7 +78,10 @@ impl Provider {
             };
             match request {
                 Ok(ToProvider::Prepare { shard, index }) => self.provide(shard, index),
-                Ok(ToProvider::Retire { shard, segments }) => self.retire(shard, &segments),
+                Ok(ToProvider::Retire { shard, segments }) => {
+                    let log = LogId { start: self.plan.start, shard };
+                    segments.into_iter().for_each(|index| self.retire(log, index));
+                }
                 Err(flume::RecvTimeoutError::Timeout) => {}
                 Err(flume::RecvTimeoutError::Disconnected) => return,
             }
@@ -124,18 +133,16 @@ impl Provider {
         Ok(ToShard::SegmentReady { index, identity, file: owned(opened.file) })
     }
 
-    fn retire(&mut self, shard: ShardId, segments: &[SegmentIndex]) {
-        let log = LogId { start: self.plan.start, shard };
-        for index in segments {
-            let result = if self.spares.len() < SPARES_PER_SHARD * self.shards.len() {
-                retire_segment(&FileDisk, &self.plan.dir, log, *index)
-                    .map(|spare| self.spares.push_back(spare))
-            } else {
-                FileDisk.remove(&self.plan.dir.join(segment_name(log, *index)))
-            };
-            if let Err(error) = result {
-                tracing::warn!(%log, segment = index.0, %error, "a released segment stays");
-            }
+    /// Makes a spare of a segment, if more are wanted, or removes it.
+    fn retire(&mut self, log: LogId, index: SegmentIndex) {
+        let result = if self.spares.len() < SPARES_PER_SHARD * self.shards.len() {
+            retire_segment(&FileDisk, &self.plan.dir, log, index)
+                .map(|spare| self.spares.push_back(spare))
+        } else {
+            FileDisk.remove(&self.plan.dir.join(segment_name(log, index)))
+        };
+        if let Err(error) = result {
+            tracing::warn!(%log, segment = index.0, %error, "a released segment stays");
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::TimeSource;
-use crate::log::{AlignedBuffer, SegmentIndex, SyncId, WriteId};
+use crate::log::{AlignedBuffer, LogMark, SegmentIndex, SyncId, WriteId};
 use crate::net::{
     CloseReason, ConnId, Doorbell, Event, Idle, Inbox, IoToken, ListenerId, MeshEnd, Ring,
     RingConfig,
@@ -95,6 +95,8 @@ pub struct Shell {
     /// The snapshot under way, and who takes its chunks.
     snapshot: Option<(SnapshotId, flume::Sender<CutEvent>)>,
     loaded: Vec<flume::Sender<()>>,
+    /// Marks that the log is not durable up to yet, and who waits for them.
+    marks: Vec<(LogMark, flume::Sender<LogMark>)>,
     second_at_micros: u64,
     stopping: bool,
     /// When clients that do not take their replies are given up.
@@ -145,6 +147,7 @@ impl Shell {
             virtuals: 0,
             snapshot: None,
             loaded: Vec::new(),
+            marks: Vec::new(),
             second_at_micros: 0,
             stopping: false,
             stop_by_micros: 0,
@@ -320,6 +323,7 @@ impl Shell {
                 self.failure = Some(FailureReason::Log(error.to_string()));
             }
             ToShard::ReleaseLog { before } => self.release_log(before),
+            ToShard::Mark { reply } => self.marks.push((self.core.mark(), reply)),
             ToShard::Stop => self.stop(),
         }
     }

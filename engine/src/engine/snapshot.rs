@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::entry::Op;
+use crate::keyspace::SlotDigests;
 use crate::net::{Doorbell, InboxSender};
 use crate::shard::cut::{AbandonReason, ChunkBudget, CutEvent};
 use crate::types::{LogId, Lsn, Position, SnapshotId};
@@ -18,6 +19,23 @@ use super::message::ToShard;
 
 /// Bytes of chunks that may wait for the consumer, all shards together.
 pub const CHUNK_QUEUE_BYTES: usize = 64 << 20;
+
+/// What snapshot to take. `None` (or a cut) is a whole image with digests of no seed in particular.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotPlan {
+    /// Where to freeze; a little ahead of now if none is given.
+    pub cut: Option<Lsn>,
+    /// Keys the digests of the slots; random for a snapshot that is to be stored.
+    pub digest_seed: u64,
+    /// No entries are wanted: the parts give no chunks, only digests and tails.
+    pub only_digests: bool,
+}
+
+impl From<Option<Lsn>> for SnapshotPlan {
+    fn from(cut: Option<Lsn>) -> Self {
+        Self { cut, ..Self::default() }
+    }
+}
 
 /// Why a snapshot was not completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +74,7 @@ pub struct SnapshotStreams {
     pub begin_lsn: Lsn,
     /// The highest watermark: the snapshot restores exactly the state at it.
     pub end_lsn: Lsn,
-    /// One for each shard, in order.
+    /// One for each shard, in order; to be taken side by side, or one after the other.
     pub parts: Vec<PartStream>,
 }
 
@@ -87,6 +105,10 @@ pub enum PartEvent {
     End {
         /// LSN and encoded ops of each record, in log order.
         tail: Vec<(Lsn, Vec<u8>)>,
+        /// Every record up to the snapshot's end lies before it in the log.
+        log_end: Position,
+        /// The digests of the shard's slots at the watermark, over all entries.
+        digests: SlotDigests,
     },
 }
 
@@ -155,7 +177,9 @@ impl PartStream {
                 budget: Arc::clone(&self.budget),
                 wake: self.wake.clone(),
             })),
-            CutEvent::Done { tail, .. } => Ok(PartEvent::End { tail }),
+            CutEvent::Done { tail, log_end, digests, .. } => {
+                Ok(PartEvent::End { tail, log_end, digests })
+            }
             CutEvent::Abandoned { reason, .. } => Err(reason.into()),
             CutEvent::Frozen { .. } => unreachable!("a view freezes once"),
         }
@@ -203,6 +227,7 @@ impl Drop for Turn {
 pub(super) struct PendingPart {
     pub(super) log: LogId,
     pub(super) events: flume::Receiver<CutEvent>,
+    pub(super) budget: Arc<ChunkBudget>,
     pub(super) wake: Doorbell,
 }
 
@@ -210,11 +235,10 @@ pub(super) struct PendingPart {
 pub(super) async fn begin(
     turn: Turn,
     pending: Vec<PendingPart>,
-    budget: Arc<ChunkBudget>,
 ) -> Result<SnapshotStreams, SnapshotError> {
     let turn = Arc::new(turn);
     let mut parts = Vec::with_capacity(pending.len());
-    for PendingPart { log, events, wake } in pending {
+    for PendingPart { log, events, budget, wake } in pending {
         let (watermark, position) =
             match events.recv_async().await.map_err(|_| SnapshotError::Stopped)? {
                 CutEvent::Frozen { watermark, position, .. } => (watermark, position),
@@ -223,7 +247,6 @@ pub(super) async fn begin(
                     unreachable!("a part freezes first")
                 }
             };
-        let budget = Arc::clone(&budget);
         let _turn = Arc::clone(&turn);
         parts.push(PartStream { log, watermark, position, events, budget, wake, _turn });
     }

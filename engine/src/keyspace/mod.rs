@@ -5,7 +5,7 @@
 //!
 //! Read in this order: `entry_layout` (a key and its value in one allocation), `value` (large
 //! values in shared pieces), `table` (buckets of tagged pointers), `slot_table` (how tables grow
-//! and split), this file (the operations), then `scan`, `expiry`, `reclaim` and `walk`.
+//! and split), this file (the operations), then `scan`, `expiry`, `reclaim`, `walk` and `digest`.
 //!
 //! Invariants:
 //! - A key is in the table of its slot, in the database that its entry names; all 16 databases
@@ -22,6 +22,7 @@ use crate::entry::{Op, ValueKind};
 use crate::slot::{SLOT_COUNT, slot_of};
 use crate::types::{DATABASE_COUNT, DbIndex, Position, Slot};
 
+mod digest;
 mod entry_layout;
 mod expiry;
 mod hash;
@@ -39,13 +40,14 @@ mod model_tests;
 #[cfg(test)]
 mod walk_tests;
 
+pub use digest::{Digester, EntryHead, SlotDigests};
 pub use entry_layout::{EntryView, OwnedEntry};
 pub use expiry::ExpireProgress;
 pub use scan::ScanCursor;
 pub use value::{
     LARGE_VALUE_BYTES, LargeValue, MAX_VALUE_BYTES, NewValue, OwnedValue, PIECE_BYTES, ValueView,
 };
-pub use walk::{WalkOutput, WalkProgress};
+pub use walk::{WalkOutput, WalkPlan, WalkProgress};
 
 use entry_layout::Entry;
 use expiry::ExpiryVisit;
@@ -107,6 +109,8 @@ pub struct Keyspace {
     next_expiry_ms: Vec<u64>,
     expiry_visit: ExpiryVisit,
     db_keys: [u64; DATABASE_COUNT as usize],
+    /// Of those, how many have an expiry.
+    db_expiring: [u64; DATABASE_COUNT as usize],
     memory_bytes: usize,
     /// The stamp of the walk that goes on, or of the last one.
     stamp: u16,
@@ -132,6 +136,7 @@ impl Keyspace {
             next_expiry_ms: vec![u64::MAX; count],
             expiry_visit: ExpiryVisit::default(),
             db_keys: [0; DATABASE_COUNT as usize],
+            db_expiring: [0; DATABASE_COUNT as usize],
             memory_bytes: count * (size_of::<SlotTable>() + size_of::<u64>()),
             stamp: 0,
             abandoned_walks: 0,
@@ -329,9 +334,9 @@ impl Keyspace {
         self.slots[self.index(slot)].keys
     }
 
-    /// How many keys of a slot have an expiry, in all databases.
-    pub fn slot_expiring_len(&self, slot: Slot) -> u64 {
-        self.slots[self.index(slot)].expiring
+    /// How many keys of a database have an expiry.
+    pub fn expiring_len(&self, db: DbIndex) -> u64 {
+        self.db_expiring[usize::from(db.0)]
     }
 
     /// Notes the place in the log of the last record that concerns a slot.
@@ -404,8 +409,12 @@ impl Keyspace {
         let (old_bytes, old_expiry) = old.unwrap_or_default();
         self.memory_bytes += new_bytes + table.memory_bytes() - before;
         self.memory_bytes -= old_bytes;
-        slot.expiring =
-            slot.expiring + u64::from(expiry.is_some()) - u64::from(old_expiry.is_some());
+        if expiry.is_some() != old_expiry.is_some() {
+            let expiring = &mut self.db_expiring[usize::from(key.db.0)];
+            let change = if expiry.is_some() { 1 } else { u64::MAX };
+            slot.expiring = slot.expiring.wrapping_add(change);
+            *expiring = expiring.wrapping_add(change);
+        }
         if created {
             slot.keys += 1;
             self.db_keys[usize::from(key.db.0)] += 1;
@@ -419,6 +428,7 @@ impl Keyspace {
 
     fn count_removed(&mut self, index: usize, db: DbIndex, expiring: bool) {
         self.db_keys[usize::from(db.0)] -= 1;
+        self.db_expiring[usize::from(db.0)] -= u64::from(expiring);
         let slot = &mut self.slots[index];
         slot.keys -= 1;
         slot.expiring -= u64::from(expiring);

@@ -132,7 +132,7 @@ pub(super) fn mutate(
 
 /// Checks what must hold between any two operations.
 pub(super) fn audit(keys: &Keyspace) {
-    let mut db_keys = [0; 16];
+    let (mut db_keys, mut db_expiring) = ([0; 16], [0; 16]);
     let mut bytes = keys.slots.len() * (size_of::<SlotTable>() + size_of::<u64>());
     for (index, slot) in keys.slots.iter().enumerate() {
         let (mut count, mut expiring, mut bound, mut next_hash) = (0, 0, u64::MAX, Some(0));
@@ -151,6 +151,7 @@ pub(super) fn audit(keys: &Keyspace) {
                     bound = bound.min(entry.expires_at_ms().unwrap_or(u64::MAX));
                     expiring += u64::from(expires);
                     db_keys[usize::from(entry.db().0)] += 1;
+                    db_expiring[usize::from(entry.db().0)] += u64::from(expires);
                     bytes += entry.memory_bytes();
                     len += 1;
                 });
@@ -163,7 +164,7 @@ pub(super) fn audit(keys: &Keyspace) {
         assert_eq!(slot.keys == 0, slot.tables().is_empty());
         assert!(keys.next_expiry_ms[index] <= bound, "a bound above an expiry");
     }
-    assert_eq!(db_keys, keys.db_keys);
+    assert_eq!((db_keys, db_expiring), (keys.db_keys, keys.db_expiring));
     let buried: usize = keys.graveyard.bytes();
     let detached: usize = keys.walk.as_ref().map_or(0, |walk| walk.detached_bytes());
     assert_eq!(bytes + buried + detached, keys.memory_bytes, "memory is counted to the byte");

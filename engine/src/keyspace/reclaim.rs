@@ -153,11 +153,16 @@ impl Keyspace {
             }
             match only_db {
                 _ if whole => {}
-                Some(db) => self.db_keys[db] -= slot.keys,
-                None => count_by_database(slot)
-                    .iter()
-                    .zip(&mut self.db_keys)
-                    .for_each(|(count, keys)| *keys -= count),
+                Some(db) => {
+                    self.db_keys[db] -= slot.keys;
+                    self.db_expiring[db] -= slot.expiring;
+                }
+                None => {
+                    for (db, (keys, expiring)) in count_by_database(slot).into_iter().enumerate() {
+                        self.db_keys[db] -= keys;
+                        self.db_expiring[db] -= expiring;
+                    }
+                }
             }
             self.memory_bytes -= slot.memory_bytes();
             for table in slot.take_tables() {
@@ -172,6 +177,7 @@ impl Keyspace {
         }
         if whole {
             self.db_keys = [0; DATABASE_COUNT as usize];
+            self.db_expiring = [0; DATABASE_COUNT as usize];
         }
     }
 
@@ -220,11 +226,16 @@ impl Keyspace {
     }
 }
 
-fn count_by_database(slot: &SlotTable) -> [u64; DATABASE_COUNT as usize] {
-    let mut counts = [0; DATABASE_COUNT as usize];
+/// The keys of each database, and how many of them have an expiry.
+fn count_by_database(slot: &SlotTable) -> [(u64, u64); DATABASE_COUNT as usize] {
+    let mut counts = [(0, 0); DATABASE_COUNT as usize];
     for table in slot.tables() {
         for bucket in 0..table.bucket_count() {
-            table.for_chain(bucket, |entry, _| counts[usize::from(entry.db().0)] += 1);
+            table.for_chain(bucket, |entry, expires| {
+                let (keys, expiring) = &mut counts[usize::from(entry.db().0)];
+                *keys += 1;
+                *expiring += u64::from(expires);
+            });
         }
     }
     counts

@@ -17,18 +17,22 @@
 //!   and later slices turn it into a `Put` of the first piece and a `Write` for each other. What
 //!   belongs to one value stays in this order, with other entries in between.
 //! - **Cleared tables** that were not walked are handed over, serialized and freed in slices.
+//! - **Digests** of the slots are summed up on the way ([`super::digest`]), and where nothing but
+//!   they are wanted no entry is serialized.
 //! - **Excluded keys** are those under unresolved intents. The caller writes them, with
 //!   [`Keyspace::walk_include`] or into the output.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::digest::{Digester, EntryHead, SlotDigests};
 use super::reclaim::Detached;
 use super::slot_table::SlotTable;
 use super::table::Subtable;
 use super::value::{LargeValue, ValueView};
 use super::{EntryView, KeyRef, Keyspace};
 use crate::entry::{Op, ValueKind};
-use crate::types::DbIndex;
+use crate::slot::slot_of;
+use crate::types::{DbIndex, Slot};
 
 /// What one step takes of the budget beyond the bytes that it writes, so that a slice over empty
 /// slots and groups ends too.
@@ -45,12 +49,23 @@ pub enum WalkProgress {
     Done,
 }
 
+/// What a walk is to do.
+#[derive(Clone, Debug)]
+pub struct WalkPlan {
+    /// Keys, present or not, that are left to the caller.
+    pub excluded: Vec<(DbIndex, Vec<u8>)>,
+    /// Keys the digests.
+    pub digest_seed: u64,
+    /// Whether entries are serialized, or only their digests summed up.
+    pub serializes: bool,
+}
+
 /// What the walk has serialized and nobody has taken yet.
 #[derive(Debug, Default)]
 pub struct WalkOutput {
     /// Encoded [`Op`]s: a `Put` for each entry, followed by `Write`s if its value is large.
     pub bytes: Vec<u8>,
-    /// How many `Put`s the walk has written since it began.
+    /// How many entries the walk has passed since it began; a `Put` each.
     pub entries: u64,
 }
 
@@ -58,18 +73,23 @@ pub struct WalkOutput {
 #[derive(Debug)]
 struct Pending {
     db: DbIndex,
+    slot: Slot,
     key: Box<[u8]>,
     kind: ValueKind,
     expires_at_ms: Option<u64>,
     value: LargeValue,
     next_piece: usize,
+    /// What its runs are added to the digest with.
+    digest_head: u64,
     /// The bytes counted as held for it: those of a value that is changed or removed meanwhile.
     held_bytes: usize,
 }
 
 /// One walk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Walk {
+    pub(super) serializes: bool,
+    pub(super) digester: Digester,
     excluded: BTreeMap<DbIndex, BTreeSet<Vec<u8>>>,
     /// The slot that is next, as an index.
     index: usize,
@@ -79,27 +99,40 @@ pub(super) struct Walk {
     pending: VecDeque<Pending>,
     pending_bytes: usize,
     held_bytes: usize,
+    /// Bytes of entries that were looked at, which is what a slice is measured by.
+    passed_bytes: usize,
     output: WalkOutput,
 }
 
 impl Keyspace {
-    /// Freezes the view. `excluded` keys, present or not, are left out of the image: the caller
-    /// writes them.
+    /// Freezes the view.
     ///
     /// # Panics
     /// If a walk goes on: there is one at a time.
-    pub fn begin_walk(&mut self, excluded: Vec<(DbIndex, Vec<u8>)>) {
+    pub fn begin_walk(&mut self, plan: WalkPlan) {
         assert!(self.walk.is_none(), "one walk at a time");
         if self.abandoned_walks >= MAX_ABANDONED_WALKS {
             self.stamp_all();
             self.abandoned_walks = 0;
         }
         self.stamp = self.stamp.wrapping_add(1);
-        let mut walk = Walk::default();
-        for (db, key) in excluded {
-            walk.excluded.entry(db).or_default().insert(key);
+        let mut excluded: BTreeMap<DbIndex, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        for (db, key) in plan.excluded {
+            excluded.entry(db).or_default().insert(key);
         }
-        self.walk = Some(Box::new(walk));
+        self.walk = Some(Box::new(Walk {
+            serializes: plan.serializes,
+            digester: Digester::new(self.range.clone(), plan.digest_seed),
+            excluded,
+            index: 0,
+            hash: 0,
+            detached: VecDeque::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            held_bytes: 0,
+            passed_bytes: 0,
+            output: WalkOutput::default(),
+        }));
     }
 
     /// Whether a walk goes on.
@@ -107,7 +140,7 @@ impl Keyspace {
         self.walk.is_some()
     }
 
-    /// Serializes about `budget_bytes` (and at least one group or piece). Without a walk: `Done`.
+    /// Passes about `budget_bytes` (and at least one group or piece). Without a walk: `Done`.
     pub fn walk_slice(&mut self, budget_bytes: usize) -> WalkProgress {
         let mut spent = 0;
         loop {
@@ -159,21 +192,22 @@ impl Keyspace {
         let mut walk = self.walk.take().expect("a walk goes on");
         let entry = self.get(key);
         if let Some(entry) = entry {
-            walk.write(entry, true);
+            walk.write(key.slot, entry, true);
         }
         let found = entry.is_some();
         self.walk = Some(walk);
         found
     }
 
-    /// Ends a walk whose output was taken.
+    /// Ends a walk whose output was taken, and answers the digests of the slots.
     ///
     /// # Panics
     /// If it is not done.
-    pub fn end_walk(&mut self) {
+    pub fn end_walk(&mut self) -> SlotDigests {
         let walk = self.walk.take().expect("a walk goes on");
         assert!(walk.is_done(self.slots.len()), "the walk is not done");
         self.abandoned_walks = 0;
+        walk.digester.into_digests()
     }
 
     /// Gives the walk up, and what it has serialized and was handed over.
@@ -183,25 +217,25 @@ impl Keyspace {
         walk.detached.into_iter().for_each(|detached| self.graveyard.take_table(detached));
     }
 
-    /// Serializes the next piece or group; returns the bytes written, and `None` at the end.
+    /// Passes the next piece or group; returns its bytes, and `None` at the end.
     fn walk_step(&mut self) -> Option<usize> {
         let walk = self.walk.as_mut()?;
-        let before = walk.output.bytes.len();
+        let before = walk.passed_bytes;
         if walk.write_piece() {
-            return Some(walk.output.bytes.len() - before);
+            return Some(walk.passed_bytes - before);
         }
         if !walk.detached.is_empty() {
             self.memory_bytes -= walk.step_detached(self.stamp);
-            return Some(walk.output.bytes.len() - before);
+            return Some(walk.passed_bytes - before);
         }
         let index = walk.index;
         let passed = walk.step_slot(self.slots.get_mut(index)?, self.stamp);
-        let written = walk.output.bytes.len() - before;
+        let passed_bytes = walk.passed_bytes - before;
         if let Some(hash) = passed {
             // What the subtable put off while it was not walked.
             self.reshape(index, hash);
         }
-        Some(written)
+        Some(passed_bytes)
     }
 
     /// Stamps all groups as the last walk would have done, had it been completed.
@@ -306,33 +340,45 @@ impl Walk {
             return;
         }
         table.set_stamp(bucket, stamp);
+        // A group is of one table, and a table of one slot: its hash tag is looked for once.
+        let mut slot = None;
         table.for_chain(bucket, |entry, _| {
             if self.excluded.is_empty() || !self.excludes(entry.db(), entry.key()) {
-                self.write(entry, forced);
+                let slot = *slot.get_or_insert_with(|| slot_of(entry.key()));
+                self.write(slot, entry, forced);
             }
         });
     }
 
     /// Writes an entry, or lets its large value wait.
-    fn write(&mut self, entry: EntryView<'_>, forced: bool) {
+    fn write(&mut self, slot: Slot, entry: EntryView<'_>, forced: bool) {
         let (db, key, kind) = (entry.db(), entry.key(), entry.kind());
         let expires_at_ms = entry.expires_at_ms();
+        let head = |value_len| EntryHead { db, key, kind, expires_at_ms, value_len };
         match entry.value() {
             ValueView::Inline(value) => {
-                Op::Put { db, key, kind, expires_at_ms, value }.encode(&mut self.output.bytes);
+                self.digester.add(slot, &head(value.len()), value);
+                if self.serializes {
+                    Op::Put { db, key, kind, expires_at_ms, value }.encode(&mut self.output.bytes);
+                }
                 self.output.entries += 1;
+                self.passed_bytes += key.len() + value.len();
             }
             ValueView::Large(value) => {
                 let held_bytes = if forced { value.memory_bytes() } else { 0 };
                 self.held_bytes += held_bytes;
                 self.pending_bytes += value.len();
+                let first = if value.is_empty() { &[] } else { value.piece(0) };
+                let digest_head = self.digester.add_head(slot, &head(value.len()), first);
                 self.pending.push_back(Pending {
                     db,
+                    slot,
                     key: key.into(),
                     kind,
                     expires_at_ms,
                     value: value.clone(),
                     next_piece: 0,
+                    digest_head,
                     held_bytes,
                 });
             }
@@ -345,14 +391,19 @@ impl Walk {
         let (db, key, index) = (pending.db, &*pending.key, pending.next_piece);
         let count = pending.value.piece_count();
         let bytes = if index < count { pending.value.piece(index) } else { &[] };
+        let (slot, head, len) = (pending.slot, pending.digest_head, pending.value.len());
+        self.digester.add_run(slot, head, len, index, bytes);
         if index == 0 {
+            self.output.entries += 1;
+        }
+        if self.serializes && index == 0 {
             let (kind, expires_at_ms) = (pending.kind, pending.expires_at_ms);
             Op::Put { db, key, kind, expires_at_ms, value: bytes }.encode(&mut self.output.bytes);
-            self.output.entries += 1;
-        } else {
+        } else if self.serializes {
             let offset = (index * super::PIECE_BYTES) as u64;
             Op::Write { db, key, offset, bytes }.encode(&mut self.output.bytes);
         }
+        self.passed_bytes += bytes.len();
         self.pending_bytes -= bytes.len();
         pending.next_piece += 1;
         if pending.next_piece >= count {

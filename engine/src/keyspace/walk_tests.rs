@@ -38,7 +38,12 @@ fn walk_once(keys: &mut Keyspace, model: &mut Model, random: &mut Random, univer
     let mut expected = model.clone();
     let excluded: Vec<_> =
         (0..random.below(4)).map(|_| (random.db(), random.key(universe))).collect();
-    keys.begin_walk(excluded.clone());
+    keys.begin_walk(WalkPlan {
+        excluded: excluded.clone(),
+        digest_seed: universe,
+        serializes: random.below(4) > 0,
+    });
+    let serializes = keys.walk.as_ref().is_some_and(|walk| walk.serializes);
     let abandon = random.below(4) == 0;
     let (mut image, mut puts) = (Model::new(), 0);
     let budget = 1 + random.below(60_000);
@@ -79,11 +84,91 @@ fn walk_once(keys: &mut Keyspace, model: &mut Model, random: &mut Random, univer
     }
     while keys.walk_slice(1) == WalkProgress::More {}
     puts += decode_into(&mut image, &std::mem::take(&mut keys.walk_output().bytes));
-    assert_eq!(puts, keys.walk_output().entries);
+    assert_eq!(puts, if serializes { keys.walk_output().entries } else { 0 });
+    assert_eq!(keys.walk_output().entries, expected.len() as u64);
     assert_eq!(keys.walk_pending_bytes(), 0);
     assert_eq!(keys.walk.as_ref().map(|walk| walk.held_bytes()), Some(0));
-    assert_images_equal(&image, &expected);
-    keys.end_walk();
+    if serializes {
+        assert_images_equal(&image, &expected);
+    }
+    assert!(keys.end_walk() == digests_of(&expected, 0..SLOT_COUNT, universe), "digests differ");
+}
+
+fn plan() -> WalkPlan {
+    WalkPlan { excluded: vec![], digest_seed: 1, serializes: true }
+}
+
+/// The digests of a model.
+fn digests_of(model: &Model, slots: std::ops::Range<u16>, seed: u64) -> SlotDigests {
+    let mut digester = Digester::new(slots.clone(), seed);
+    for ((db, key), (value, expires_at_ms)) in model {
+        let (kind, slot) = (ValueKind::String, slot_of(key));
+        let (db, expires_at_ms, value_len) = (*db, *expires_at_ms, value.len());
+        if slots.contains(&slot.0) {
+            let head = EntryHead { db, key, kind, expires_at_ms, value_len };
+            digester.add(slot, &head, value);
+        }
+    }
+    digester.into_digests()
+}
+
+/// The sums do not depend on who owns the slots.
+#[test]
+fn digests_are_the_same_on_any_number_of_shards() {
+    let (mut random, mut model) = (Random(5), Model::new());
+    let mut whole = Keyspace::new(0..SLOT_COUNT, 3);
+    for _ in 0..5_000 {
+        mutate(&mut whole, &mut model, &mut random, 2_000, false);
+    }
+    let all = digests_of(&model, 0..SLOT_COUNT, 9);
+    for shards in [1, 2, 5] {
+        let map = crate::slot::SlotMap::new(shards);
+        for shard in 0..shards {
+            let slots = map.range(crate::types::ShardId(shard));
+            let mut keys = Keyspace::new(slots.clone(), u64::from(shard));
+            for ((db, key), (value, expires_at_ms)) in &model {
+                if slots.contains(&slot_of(key).0) {
+                    let key = keys.key(*db, key);
+                    keys.put(&key, ValueKind::String, NewValue::Bytes(value), *expires_at_ms);
+                }
+            }
+            keys.begin_walk(WalkPlan { excluded: vec![], digest_seed: 9, serializes: false });
+            while keys.walk_slice(10_000) == WalkProgress::More {}
+            assert!(keys.walk_output().bytes.is_empty());
+            let found = keys.end_walk();
+            assert_eq!(found.first.0, slots.start);
+            let range = usize::from(slots.start)..usize::from(slots.end);
+            assert!(found.sums == all.sums[range], "shard {shard} of {shards}");
+        }
+    }
+}
+
+/// What digests cost a walk: `cargo test --release -p cutwater-engine --lib -- --ignored cost_of`.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "measures time")]
+fn cost_of_digests() {
+    const KEYS: u32 = 1_000_000;
+    let mut keys = Keyspace::new(0..SLOT_COUNT, 3);
+    for n in 0..KEYS {
+        let name = format!("key:{n:012}");
+        let key = keys.key(DbIndex(0), name.as_bytes());
+        keys.put(&key, ValueKind::String, NewValue::Bytes(&[n as u8; 100]), None);
+    }
+    for round in 0..3 {
+        for (digests, serializes) in [(false, true), (true, true), (true, false)] {
+            keys.begin_walk(WalkPlan { excluded: vec![], digest_seed: 1, serializes });
+            keys.walk.as_mut().unwrap().digester.enabled = digests;
+            let began = std::time::Instant::now();
+            while keys.walk_slice(64 << 10) == WalkProgress::More {
+                keys.walk_output().bytes.clear();
+            }
+            let nanos = began.elapsed().as_nanos() / u128::from(KEYS);
+            println!("{round}: digests {digests}, entries {serializes}: {nanos} ns an entry");
+            keys.walk_output().bytes.clear();
+            keys.end_walk();
+        }
+    }
 }
 
 #[test]
@@ -135,7 +220,7 @@ fn finish(keys: &mut Keyspace) -> Model {
 #[test]
 fn tables_that_overflow_while_they_wait_are_walked_at_once() {
     let mut keys = filled(20);
-    keys.begin_walk(vec![]);
+    keys.begin_walk(plan());
     for n in 20..20_000 {
         let name = format!("{{tag}}{n}");
         let key = keys.key(DbIndex(0), name.as_bytes());
@@ -153,7 +238,7 @@ fn tables_that_overflow_while_they_wait_are_walked_at_once() {
 #[test]
 fn tables_shrink_once_walked() {
     let mut keys = filled(30_000);
-    keys.begin_walk(vec![]);
+    keys.begin_walk(plan());
     for n in 0..29_990 {
         let name = format!("{{tag}}{n}");
         let key = keys.key(DbIndex(0), name.as_bytes());
@@ -170,7 +255,7 @@ fn tables_shrink_once_walked() {
 #[test]
 fn stamps_that_would_come_round_are_renewed() {
     let mut keys = filled(3000);
-    keys.begin_walk(vec![]);
+    keys.begin_walk(plan());
     while keys.walk_output().entries < 1000 {
         assert_eq!(keys.walk_slice(1000), WalkProgress::More);
     }
@@ -179,7 +264,7 @@ fn stamps_that_would_come_round_are_renewed() {
     // As if so many more walks had been begun and abandoned before they reached anything.
     keys.stamp = old_stamp.wrapping_sub(1);
     keys.abandoned_walks = u16::MAX - 1;
-    keys.begin_walk(vec![]);
+    keys.begin_walk(plan());
     assert_eq!(keys.stamp, old_stamp);
     assert_eq!(finish(&mut keys).len(), 3000);
     assert_eq!(keys.abandoned_walks, 0);
@@ -195,7 +280,7 @@ fn huge_values_are_handed_over() {
         let key = keys.key(DbIndex(0), name.as_bytes());
         keys.put(&key, ValueKind::String, NewValue::Bytes(&before), Some(77));
     }
-    keys.begin_walk(vec![]);
+    keys.begin_walk(plan());
     let written = keys.key(DbIndex(0), b"written");
     assert!(keys.walk_contains(&written));
     let bytes_before = keys.memory_bytes();

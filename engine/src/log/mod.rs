@@ -17,7 +17,12 @@
 //!    frame by frame; tells an unfinished commit from damage.
 //! 6. [`start`]: what earlier starts decided, one small file each.
 //! 7. [`recovery`]: all logs together: which transactions are whole, where each log ends, what the
-//!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O.
+//!    image does not hold yet; then the replay. [`resolve`] holds its rule, without any I/O, and
+//!    [`files`] knows which files nothing needs any more.
+//!
+//! And while the server runs:
+//!
+//! 8. [`follow`]: what the logs hold behind a place, for deltas and for the archive.
 //!
 //! One log is a stream of record bytes; [`crate::types::Position`] is an offset in it. Frames carry
 //! arbitrary slices of that stream, so a record may span frames and segments. The layouts, byte by
@@ -27,6 +32,8 @@ pub mod buffer;
 pub mod disk;
 mod durability;
 pub mod error;
+pub mod files;
+pub mod follow;
 pub mod frame;
 pub mod reader;
 pub mod record;
@@ -42,14 +49,14 @@ pub mod writer;
 pub use buffer::AlignedBuffer;
 pub use disk::{FileDisk, FileEntry, LogDisk, LogFile};
 pub use error::{Fault, LogError};
+pub use files::obsolete_files;
+pub use follow::{LogMark, LogRange, Running};
 pub use reader::{Cut, Expected, LogFiles, LogReader, Scanned};
 pub use record::{Record, RecordError, TxnPart};
-pub use recovery::{
-    Coverage, NewStart, Part, Recovery, RecoveryError, Resolution, ResolvedLog, obsolete_files,
-};
+pub use recovery::{Coverage, NewStart, Part, Recovery, RecoveryError, Resolution, ResolvedLog};
 pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
 pub use sim_disk::SimDisk;
-pub use start::{LogEnd, StartRecord};
+pub use start::{KeptBelow, LogEnd, StartRecord};
 pub use writer::{LogEffect, LogWriter, Recorder, SyncId, WriteId, WriterConfig};
 
 #[cfg(test)]

@@ -19,13 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::LogDisk;
-use super::reader::{Cut, Expected, LogError, LogFiles, LogReader, find_segment};
+use super::files::{beyond_end, list};
+use super::reader::{Cut, Expected, LogError, LogFiles, LogReader};
 use super::record::Record;
-use super::resolve::Parts;
-use super::segment::{SegmentIndex, parse_segment_name, segment_name};
-use super::start::{
-    LogEnd, START_FORMAT_VERSION, StartError, StartRecord, parse_start_name, start_name, start_path,
-};
+use super::resolve::{Decision, Parts, Reach};
+use super::segment::{SegmentIndex, segment_name};
+use super::start::{KeptBelow, LogEnd, START_FORMAT_VERSION, StartError, StartRecord, start_path};
 use crate::types::{LogId, Lsn, Position, ShardId, StartId, TxnId};
 
 /// One shard's part of an image.
@@ -47,7 +46,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    fn part(&self, log: LogId) -> Option<Part> {
+    pub(super) fn part(&self, log: LogId) -> Option<Part> {
         let part = self.parts.get(usize::from(log.shard.0));
         part.copied().filter(|_| log.start == self.start)
     }
@@ -116,8 +115,16 @@ pub struct ResolvedLog {
     pub from: Position,
     /// Nothing from here on exists.
     pub end: Position,
+    /// Before that, part of the log does not count either.
+    pub kept_below: Option<KeptBelow>,
     /// Records up to this LSN, inclusive, are in the image.
     pub watermark: Lsn,
+}
+
+impl ResolvedLog {
+    fn counts(&self, position: Position, lsn: Lsn) -> bool {
+        self.kept_below.is_none_or(|kept| position < kept.from || lsn <= kept.lsn)
+    }
 }
 
 /// What recovery decided.
@@ -152,15 +159,27 @@ pub struct NewStart {
     pub lsn_floor: Lsn,
 }
 
+/// What the reading of the undecided logs collects.
+#[derive(Default)]
+struct Scan {
+    parts: Parts,
+    /// A published snapshot has everything up to here.
+    published: Lsn,
+    /// Where the last record of that stands in each log.
+    last_published: BTreeMap<LogId, Position>,
+}
+
 /// A log directory during a start. See the module's introduction.
 pub struct Recovery {
-    disk: Arc<dyn LogDisk>,
-    dir: PathBuf,
-    starts: BTreeMap<StartId, StartRecord>,
+    pub(super) disk: Arc<dyn LogDisk>,
+    pub(super) dir: PathBuf,
+    pub(super) starts: BTreeMap<StartId, StartRecord>,
     logs: BTreeMap<LogId, LogFiles>,
     /// What the first later start decided about each log.
-    decided: BTreeMap<LogId, Position>,
-    resolution: Resolution,
+    pub(super) decided: BTreeMap<LogId, LogEnd>,
+    /// See [`Self::keep`].
+    published: Lsn,
+    pub(super) resolution: Resolution,
 }
 
 impl Recovery {
@@ -183,8 +202,8 @@ impl Recovery {
             if *database_id.get_or_insert(record.database_id) != record.database_id {
                 return Err(RecoveryError::ForeignDatabase { start: record.start });
             }
-            for &LogEnd { log, end } in &record.ends {
-                decided.entry(log).or_insert(end);
+            for &end in &record.ends {
+                decided.entry(end.log).or_insert(end);
             }
         }
         let logs = listing.logs;
@@ -194,8 +213,15 @@ impl Recovery {
             starts,
             logs,
             decided,
+            published: Lsn::ZERO,
             resolution: Resolution::default(),
         })
+    }
+
+    /// A snapshot that was published ends at this LSN, whether or not it can be loaded: nothing of
+    /// it is cut off (see [`super::resolve`]). That of the image is known without this.
+    pub fn keep(&mut self, end_lsn: Lsn) {
+        self.published = self.published.max(end_lsn);
     }
 
     /// The start records, oldest first.
@@ -215,7 +241,8 @@ impl Recovery {
         let mut run = Resolution { next_start: StartId(last.0 + 1), ..Resolution::default() };
         let watermarks = image.iter().flat_map(|image| &image.parts).map(|part| part.watermark);
         run.max_lsn = watermarks.max().unwrap_or_default();
-        let mut parts = Parts::default();
+        let published = self.published.max(run.max_lsn);
+        let mut scan = Scan { published, ..Scan::default() };
         let mut ends = BTreeMap::new();
         for start in base.0.max(1)..=last.0.max(base.0) {
             let start = StartId(start);
@@ -225,26 +252,34 @@ impl Recovery {
             run.dropped.extend(&record.dropped);
             for log in logs_of(record) {
                 let part = image.and_then(|image| image.part(log)).unwrap_or_default();
-                let end = match self.decided.get(&log) {
-                    Some(&end) => self.check_decided(log, record, part, end)?,
-                    None => self.scan_log(log, record, part, &mut parts, &mut run)?,
+                let decided = self.decided.get(&log);
+                let end = match decided {
+                    Some(decided) => self.check_decided(log, record, part, decided.end)?,
+                    None => self.scan_log(log, record, part, &mut scan, &mut run)?,
                 };
                 if end < part.position {
                     return Err(gap(log, part.position, end).into());
                 }
                 ends.insert(log, end);
+                let kept_below = decided.and_then(|decided| decided.kept_below);
                 let Part { watermark, position: from } = part;
-                run.logs.push(ResolvedLog { log, from, end, watermark });
+                run.logs.push(ResolvedLog { log, from, end, kept_below, watermark });
             }
         }
         let is_behind = |log: LogId, lsn: Lsn| {
             image.and_then(|image| image.part(log)).is_some_and(|part| lsn <= part.watermark)
         };
-        run.dropped.extend(parts.decide(&mut ends, &is_behind));
+        let reach = Reach { ends: &ends, is_behind: &is_behind, published };
+        let Decision { cuts, dropped } = scan.parts.decide(&reach);
+        run.dropped.extend(dropped);
         for log in &mut run.logs {
-            if let Some(&end) = ends.get(&log.log).filter(|&&end| end < log.end) {
-                run.relaxed_cuts.push((log.log, log.end.0 - end.0));
-                log.end = end;
+            let Some(&from) = cuts.get(&log.log) else { continue };
+            run.relaxed_cuts.push((log.log, log.end.0 - from.0));
+            match scan.last_published.get(&log.log) {
+                Some(&last) if last >= from => {
+                    log.kept_below = Some(KeptBelow { from, lsn: published });
+                }
+                _ => log.end = from,
             }
         }
         self.resolution = run;
@@ -268,7 +303,8 @@ impl Recovery {
             return Err(RecoveryError::ForeignDatabase { start });
         }
         assert!(start > self.last_start(), "decisions are made before they are written");
-        let log_end = |log: &ResolvedLog| LogEnd { log: log.log, end: log.end };
+        let log_end =
+            |log: &ResolvedLog| LogEnd { log: log.log, end: log.end, kept_below: log.kept_below };
         let record = StartRecord {
             format_version: START_FORMAT_VERSION,
             start,
@@ -287,6 +323,27 @@ impl Recovery {
         Ok(record)
     }
 
+    /// Segments of earlier starts in which nothing stands before the end of their log, such as
+    /// those that were made ahead and never used. To be called when the start record is written:
+    /// the caller may remove them, and nothing here reads them any more.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn take_leftovers(&mut self) -> Result<Vec<(LogId, SegmentIndex)>, RecoveryError> {
+        let mut leftovers = Vec::new();
+        for &ResolvedLog { log, end, .. } in &self.resolution.logs {
+            let record = self.starts.get(&log.start).expect("it was there to be resolved");
+            let files = self.files(log);
+            let beyond = beyond_end(&*self.disk, &self.dir, &files, &expected_of(record), end)?;
+            leftovers.extend(beyond.iter().map(|&index| (log, index)));
+            let needed = files.segments.len() - beyond.len();
+            if let Some(files) = self.logs.get_mut(&log) {
+                files.segments.truncate(needed);
+            }
+        }
+        Ok(leftovers)
+    }
+
     /// Hands out, in log order, every record of `log` above `from` that counts; no markers. The
     /// log's own watermark is applied as well.
     ///
@@ -301,10 +358,22 @@ impl Recovery {
         from: Lsn,
         each: &mut dyn FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.replay_between(log, from, Lsn(u64::MAX), each).map(drop)
+    }
+
+    /// [`Self::replay`] of the records at or below `up_to`. Answers where the first record above it
+    /// begins, or the log's end.
+    pub(super) fn replay_between<E: From<LogError>>(
+        &self,
+        log: LogId,
+        from: Lsn,
+        up_to: Lsn,
+        each: &mut dyn FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<Position, E> {
         let found = self.resolution.logs.iter().find(|resolved| resolved.log == log);
         let resolved = *found.expect("only resolved logs are replayed");
         if resolved.end <= resolved.from {
-            return Ok(());
+            return Ok(resolved.end);
         }
         let record = self.starts.get(&log.start).expect("a resolved log has its start's record");
         let files = self.files(log);
@@ -313,15 +382,21 @@ impl Recovery {
         let (disk, dir) = (&*self.disk, self.dir.as_path());
         let reader = LogReader::open(disk, dir, &files, expected, resolved.from, end)?;
         let above = resolved.watermark.max(from);
-        reader.run(&mut |_, record| {
+        let mut next = None;
+        reader.run(&mut |position, record| {
             let is_dropped =
                 || record.txn_id().is_some_and(|id| self.resolution.dropped.contains(&id));
-            if record.marker || record.lsn <= above || is_dropped() {
+            let counts = record.lsn > above && resolved.counts(position, record.lsn);
+            if record.marker || !counts || is_dropped() {
+                return Ok(());
+            }
+            if record.lsn > up_to {
+                next.get_or_insert(position);
                 return Ok(());
             }
             each(record)
         })?;
-        Ok(())
+        Ok(next.unwrap_or(resolved.end))
     }
 
     fn last_start(&self) -> StartId {
@@ -330,7 +405,7 @@ impl Recovery {
         records.max(logs)
     }
 
-    fn files(&self, log: LogId) -> LogFiles {
+    pub(super) fn files(&self, log: LogId) -> LogFiles {
         let none = || LogFiles { log, segments: Vec::new() };
         self.logs.get(&log).cloned().unwrap_or_else(none)
     }
@@ -357,7 +432,7 @@ impl Recovery {
         log: LogId,
         record: &StartRecord,
         part: Part,
-        parts: &mut Parts,
+        scan: &mut Scan,
         run: &mut Resolution,
     ) -> Result<Position, LogError> {
         let files = self.files(log);
@@ -373,8 +448,10 @@ impl Recovery {
         let reader = LogReader::open(disk, dir, &files, expected, part.position, None)?;
         let scanned = reader.run::<LogError>(&mut |position, record| {
             run.max_lsn = run.max_lsn.max(record.lsn);
-            if record.lsn > part.watermark {
-                parts.add(log, position, record);
+            // Also what the image has: another, older one may be loaded later.
+            scan.parts.add(log, position, record);
+            if record.lsn <= scan.published {
+                scan.last_published.insert(log, position);
             }
             Ok(())
         })?;
@@ -383,66 +460,10 @@ impl Recovery {
     }
 }
 
-/// The files of a log directory that nothing needs any more once `older`, the older of the two
-/// checkpoints, can be loaded: in the order in which to remove them. Files of the start `current`
-/// are left to its writers. Spares are not listed.
-///
-/// # Errors
-/// [`RecoveryError::MissingStart`] if the record of `older`'s start is gone; those of reading.
-pub fn obsolete_files(
-    disk: &dyn LogDisk,
-    dir: &Path,
-    older: &Coverage,
-    current: StartId,
-) -> Result<Vec<String>, RecoveryError> {
-    let listing = list(disk, dir)?;
-    let mut names = Vec::new();
-    for (&log, files) in &listing.logs {
-        let mut count = 0;
-        if log.start < older.start {
-            count = files.segments.len();
-        } else if let Some(part) = older.part(log).filter(|_| log.start != current) {
-            let record = StartRecord::read(disk, dir, log.start).map_err(|source| {
-                RecoveryError::Start { path: start_path(dir, log.start), source }
-            })?;
-            let first_needed =
-                find_segment(disk, dir, files, &expected_of(&record), part.position)?;
-            count = first_needed.map_or(0, |(at, _)| at);
-        }
-        names.extend(files.segments[..count].iter().map(|&index| segment_name(log, index)));
-    }
-    let starts = listing.starts.iter().filter(|&&start| start < older.start);
-    names.extend(starts.map(|&start| start_name(start)));
-    Ok(names)
-}
-
-/// What a log directory holds.
-struct Listing {
-    starts: BTreeSet<StartId>,
-    logs: BTreeMap<LogId, LogFiles>,
-}
-
-fn list(disk: &dyn LogDisk, dir: &Path) -> Result<Listing, LogError> {
-    let files = disk.list(dir).map_err(|source| LogError::Io {
-        operation: "list",
-        path: dir.to_owned(),
-        source,
-    })?;
-    let mut segments: BTreeMap<LogId, BTreeSet<SegmentIndex>> = BTreeMap::new();
-    let mut starts = BTreeSet::new();
-    for file in files {
-        starts.extend(parse_start_name(&file.name));
-        if let Some((log, index)) = parse_segment_name(&file.name) {
-            segments.entry(log).or_default().insert(index);
-        }
-    }
-    let files = |(log, indexes): (LogId, BTreeSet<_>)| {
-        (log, LogFiles { log, segments: indexes.into_iter().collect() })
-    };
-    Ok(Listing { starts, logs: segments.into_iter().map(files).collect() })
-}
-
-fn check_layout(record: &StartRecord, image: Option<&Coverage>) -> Result<(), RecoveryError> {
+pub(super) fn check_layout(
+    record: &StartRecord,
+    image: Option<&Coverage>,
+) -> Result<(), RecoveryError> {
     match image.filter(|image| image.start == record.start) {
         Some(image) if image.parts.len() != usize::from(record.shards) => {
             let (start, shards, parts) = (record.start, record.shards, image.parts.len());
@@ -452,12 +473,12 @@ fn check_layout(record: &StartRecord, image: Option<&Coverage>) -> Result<(), Re
     }
 }
 
-fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use<> {
+pub(super) fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use<> {
     let start = record.start;
     (0..record.shards).map(move |shard| LogId { start, shard: ShardId(shard) })
 }
 
-fn expected_of(record: &StartRecord) -> Expected {
+pub(super) fn expected_of(record: &StartRecord) -> Expected {
     Expected {
         database_id: record.database_id,
         history_id: record.history_id,
@@ -465,6 +486,6 @@ fn expected_of(record: &StartRecord) -> Expected {
     }
 }
 
-fn gap(log: LogId, needed: Position, end: Position) -> LogError {
+pub(super) fn gap(log: LogId, needed: Position, end: Position) -> LogError {
     LogError::Gap { log, needed, oldest: Position(0), end }
 }

@@ -9,6 +9,13 @@
 //! - A relaxed one (`--fsync everysec|never`) was applied at once, and later records may build on
 //!   it. So an incomplete one cuts each participant's log from its place on. That can take parts of
 //!   others away, so it is repeated until no relaxed one is incomplete.
+//!
+//! What a published snapshot holds is never cut off. A shard may log a transaction behind others
+//! with greater LSNs, since its LSN is fixed before its part is logged: so the log's end at an
+//! incomplete one can lie before a part that the snapshot has, and cutting there would leave that
+//! transaction on the other shards only. A snapshot is published when every log is durable past its
+//! end, so whatever lies at or below that LSN is whole; and it depends on nothing above it, since
+//! LSNs respect causality. So a cut takes the records *from a position on and above an LSN*.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +37,25 @@ pub struct Parts {
     txns: BTreeMap<TxnId, Txn>,
 }
 
+/// How far logs and images reach.
+pub struct Reach<'a> {
+    /// Where each log ends.
+    pub ends: &'a BTreeMap<LogId, Position>,
+    /// Whether the image holds everything of a log up to an LSN: such a part is there.
+    pub is_behind: &'a dyn Fn(LogId, Lsn) -> bool,
+    /// A published snapshot has everything up to here, inclusive: none of it is cut off.
+    pub published: Lsn,
+}
+
+/// What does not count.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// Of these logs everything from the position on that is above [`Reach::published`].
+    pub cuts: BTreeMap<LogId, Position>,
+    /// These transactions.
+    pub dropped: BTreeSet<TxnId>,
+}
+
 impl Parts {
     /// Notes a record of `log` that begins at `position`, if it is a part of a transaction.
     pub fn add(&mut self, log: LogId, position: Position, record: &Record<'_>) {
@@ -43,24 +69,23 @@ impl Parts {
         txn.parts.push((log, position));
     }
 
-    /// Decides: cuts `ends` where relaxed transactions are incomplete, and returns the strict ones
-    /// that are dropped. `is_behind` says whether the image holds everything of a log up to an LSN;
-    /// a part that it holds is there, and is never cut off.
-    pub fn decide(
-        &self,
-        ends: &mut BTreeMap<LogId, Position>,
-        is_behind: &dyn Fn(LogId, Lsn) -> bool,
-    ) -> BTreeSet<TxnId> {
-        let relaxed = || self.txns.iter().filter(|(_, txn)| txn.relaxed);
+    /// Decides which relaxed transactions cut which logs, and which strict ones are dropped.
+    pub fn decide(&self, reach: &Reach<'_>) -> Decision {
+        let mut decision = Decision::default();
+        // One that a snapshot has and the logs have not is none that a crash leaves behind. It
+        // cannot be cut off, but it is not left half there either.
+        let cuts = |id: &TxnId, txn: &Txn| txn.relaxed && id.lsn > reach.published;
         loop {
             let mut is_stable = true;
-            for (id, txn) in relaxed() {
-                if txn.is_complete(id.lsn, ends, is_behind) {
+            for (id, txn) in self.txns.iter().filter(|(id, txn)| cuts(id, txn)) {
+                if reach.is_complete(&decision.cuts, id.lsn, txn) {
                     continue;
                 }
                 for &(log, position) in &txn.parts {
-                    if !is_behind(log, id.lsn) && has_part(ends, log, position) {
-                        ends.insert(log, position);
+                    if !(reach.is_behind)(log, id.lsn)
+                        && reach.has(&decision.cuts, log, position, id.lsn)
+                    {
+                        decision.cuts.insert(log, position);
                         is_stable = false;
                     }
                 }
@@ -70,33 +95,39 @@ impl Parts {
             }
         }
         let is_dropped = |(id, txn): &(&TxnId, &Txn)| {
-            !txn.relaxed
-                && !txn.is_complete(id.lsn, ends, is_behind)
-                && txn.parts.iter().any(|&(log, position)| has_part(ends, log, position))
+            let has = |&(log, position)| reach.has(&decision.cuts, log, position, id.lsn);
+            !cuts(id, txn)
+                && !reach.is_complete(&decision.cuts, id.lsn, txn)
+                && txn.parts.iter().any(has)
         };
-        self.txns.iter().filter(is_dropped).map(|(&id, _)| id).collect()
+        decision.dropped = self.txns.iter().filter(is_dropped).map(|(&id, _)| id).collect();
+        decision
     }
 }
 
-impl Txn {
-    fn is_complete(
-        &self,
-        lsn: Lsn,
-        ends: &BTreeMap<LogId, Position>,
-        is_behind: &dyn Fn(LogId, Lsn) -> bool,
-    ) -> bool {
-        self.participants.iter().all(|&participant| {
+impl Reach<'_> {
+    fn is_complete(&self, cuts: &BTreeMap<LogId, Position>, lsn: Lsn, txn: &Txn) -> bool {
+        txn.participants.iter().all(|&participant| {
             let in_log = |&(log, position): &(LogId, Position)| {
-                log == participant && has_part(ends, log, position)
+                log == participant && self.has(cuts, log, position, lsn)
             };
-            is_behind(participant, lsn) || self.parts.iter().any(in_log)
+            (self.is_behind)(participant, lsn) || txn.parts.iter().any(in_log)
         })
     }
-}
 
-/// Whether a record that begins at `position` is before its log's end.
-fn has_part(ends: &BTreeMap<LogId, Position>, log: LogId, position: Position) -> bool {
-    ends.get(&log).is_some_and(|&end| position < end)
+    /// Whether a log has the record that begins at `position`.
+    fn has(
+        &self,
+        cuts: &BTreeMap<LogId, Position>,
+        log: LogId,
+        position: Position,
+        lsn: Lsn,
+    ) -> bool {
+        let is_before = |ends: &BTreeMap<LogId, Position>, otherwise| {
+            ends.get(&log).map_or(otherwise, |&end| position < end)
+        };
+        is_before(self.ends, false) && (lsn <= self.published || is_before(cuts, true))
+    }
 }
 
 #[cfg(test)]
@@ -133,13 +164,15 @@ mod tests {
 
     fn decide(rows: &[Row<'_>], ends: &[u64], watermarks: &[u64]) -> (Vec<u64>, Vec<u64>) {
         let numbered = ends.iter().enumerate();
-        let mut ends: BTreeMap<_, _> =
+        let ends: BTreeMap<_, _> =
             numbered.map(|(shard, &end)| (log(shard as u16), Position(end))).collect();
         let is_behind = |log: LogId, lsn: Lsn| {
             watermarks.get(usize::from(log.shard.0)).is_some_and(|&mark| lsn.0 <= mark)
         };
-        let dropped = parts(rows).decide(&mut ends, &is_behind);
-        let ends = ends.into_values().map(|end| end.0).collect();
+        let published = Lsn(watermarks.iter().copied().max().unwrap_or_default());
+        let reach = Reach { ends: &ends, is_behind: &is_behind, published };
+        let Decision { cuts, dropped } = parts(rows).decide(&reach);
+        let ends = ends.iter().map(|(log, end)| cuts.get(log).unwrap_or(end).0).collect();
         (ends, dropped.into_iter().map(|id| id.lsn.0).collect())
     }
 
@@ -192,5 +225,29 @@ mod tests {
     fn one_that_is_cut_off_everywhere_needs_no_mention() {
         let rows: &[Row<'_>] = &[(11, true, &[0, 1], &[(0, 20)]), (12, false, &[0, 1], &[(0, 30)])];
         assert_eq!(decide(rows, &[100, 100], &[]), (vec![20, 100], vec![]));
+    }
+
+    /// 20 came to shard 0 before 12 did, and shard 1 lost its part of 20. The snapshot at 15 has 12
+    /// in both parts of the image, or in one and in the other's tail.
+    #[test]
+    fn a_cut_leaves_what_a_published_snapshot_has() {
+        let rows: &[Row<'_>] = &[
+            (12, true, &[0, 1], &[(0, 30), (1, 10)]),
+            (20, true, &[0, 1], &[(0, 20)]),
+            (21, true, &[0, 1], &[(0, 40), (1, 20)]),
+        ];
+        // Without a snapshot all go, the whole one too.
+        assert_eq!(decide(rows, &[100, 100], &[]), (vec![20, 10], vec![]));
+        // Behind both parts; behind one; behind the other.
+        for watermarks in [[15, 15], [11, 15], [15, 11]] {
+            assert_eq!(decide(rows, &[100, 100], &watermarks), (vec![20, 20], vec![]));
+        }
+    }
+
+    /// A disk that lost what it had synced.
+    #[test]
+    fn a_published_one_that_lacks_a_part_is_dropped() {
+        let rows: &[Row<'_>] = &[(12, true, &[0, 1], &[(0, 30)])];
+        assert_eq!(decide(rows, &[100, 100], &[15, 11]), (vec![100, 100], vec![12]));
     }
 }

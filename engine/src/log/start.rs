@@ -27,6 +27,18 @@ pub struct LogEnd {
     pub log: LogId,
     /// Records from here on do not exist.
     pub end: Position,
+    /// Nor do some before it, where a relaxed transaction cut the log below what a published
+    /// snapshot has.
+    pub kept_below: Option<KeptBelow>,
+}
+
+/// From a position on, only records up to an LSN count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptBelow {
+    /// The first position of which that is true.
+    pub from: Position,
+    /// The last LSN that counts.
+    pub lsn: Lsn,
 }
 
 /// What one start found and decided.
@@ -176,7 +188,14 @@ mod tests {
             created_at_us: 1_700_000_000_000_000,
             shards: 3,
             lsn_floor: Lsn(99),
-            ends: vec![LogEnd { log, end: Position(4711) }],
+            ends: vec![
+                LogEnd { log, end: Position(4711), kept_below: None },
+                LogEnd {
+                    log: LogId { shard: ShardId(2), ..log },
+                    end: Position(815),
+                    kept_below: Some(KeptBelow { from: Position(700), lsn: Lsn(41) }),
+                },
+            ],
             dropped: vec![TxnId { lsn: Lsn(42), coordinator: log }],
         }
     }

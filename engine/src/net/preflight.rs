@@ -65,17 +65,52 @@ pub struct Limits {
     pub open_files_hard: u64,
 }
 
+/// What the check asks a machine.
+trait Machine {
+    /// As `uname -r` shows it.
+    fn release(&self) -> io::Result<String>;
+    /// Of this process.
+    fn limits(&self) -> Result<Limits, PreflightError>;
+    /// Sets a ring up as a shard would, and drops it.
+    fn try_ring(&self) -> Result<(), PreflightError>;
+}
+
+/// The one that this process runs on.
+struct ThisMachine;
+
+impl Machine for ThisMachine {
+    fn release(&self) -> io::Result<String> {
+        fs::read_to_string("/proc/sys/kernel/osrelease")
+    }
+
+    fn limits(&self) -> Result<Limits, PreflightError> {
+        limits()
+    }
+
+    fn try_ring(&self) -> Result<(), PreflightError> {
+        let doorbell = Doorbell::new()
+            .map_err(|source| PreflightError::Unreadable { what: "an eventfd", source })?;
+        Ring::<Vec<u8>>::new(&RingConfig::default(), doorbell)?;
+        Ok(())
+    }
+}
+
 /// Checks kernel, locked memory and io_uring, in this order, and reports the limits.
 ///
 /// # Errors
 /// The first thing that is missing.
 pub fn check() -> Result<Limits, PreflightError> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+    check_machine(&ThisMachine)
+}
+
+fn check_machine(machine: &dyn Machine) -> Result<Limits, PreflightError> {
+    let release = machine
+        .release()
         .map_err(|source| PreflightError::Unreadable { what: "the kernel's release", source })?;
     check_kernel(release.trim())?;
-    let limits = limits()?;
+    let limits = machine.limits()?;
     check_locked_memory(limits.locked_memory_bytes)?;
-    check_ring()?;
+    machine.try_ring()?;
     Ok(limits)
 }
 
@@ -128,17 +163,88 @@ fn check_locked_memory(limit_bytes: u64) -> Result<(), PreflightError> {
     Ok(())
 }
 
-/// Sets a ring up as a shard would, and drops it.
-fn check_ring() -> Result<(), PreflightError> {
-    let doorbell = Doorbell::new()
-        .map_err(|source| PreflightError::Unreadable { what: "an eventfd", source })?;
-    Ring::<Vec<u8>>::new(&RingConfig::default(), doorbell)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A machine as a test wants it.
+    struct Fake {
+        release: Result<&'static str, i32>,
+        locked_memory_bytes: u64,
+        /// What io_uring_setup(2) fails with.
+        setup_errno: Option<i32>,
+    }
+
+    const FIT: Fake = Fake {
+        release: Ok("6.1.0\n"),
+        locked_memory_bytes: LOCKED_MEMORY_BYTES,
+        setup_errno: None,
+    };
+
+    impl Machine for Fake {
+        fn release(&self) -> io::Result<String> {
+            self.release.map(str::to_owned).map_err(io::Error::from_raw_os_error)
+        }
+
+        fn limits(&self) -> Result<Limits, PreflightError> {
+            let locked_memory_bytes = self.locked_memory_bytes;
+            Ok(Limits { locked_memory_bytes, open_files: 1, open_files_hard: 2 })
+        }
+
+        fn try_ring(&self) -> Result<(), PreflightError> {
+            let error = self.setup_errno.map(io::Error::from_raw_os_error);
+            error.map_or(Ok(()), |error| Err(RingError::from_setup(error).into()))
+        }
+    }
+
+    fn refusal(machine: &Fake) -> String {
+        check_machine(machine).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_is_one_clear_sentence() {
+        assert_eq!(check_machine(&FIT).unwrap().locked_memory_bytes, LOCKED_MEMORY_BYTES);
+        assert_eq!(
+            refusal(&Fake { release: Ok("5.15.0-91-generic\n"), ..FIT }),
+            "Cutwater needs Linux 6.1 or newer, and this is Linux 5.15.0-91-generic."
+        );
+        assert_eq!(
+            refusal(&Fake { locked_memory_bytes: 64 << 10, ..FIT }),
+            "Cutwater needs to lock 512 KiB of memory, and the limit is 64 KiB: raise it with \
+             `ulimit -l`, LimitMEMLOCK= (systemd) or --ulimit memlock (Docker)."
+        );
+        let errno = |errno| refusal(&Fake { setup_errno: Some(errno), ..FIT });
+        assert_eq!(
+            errno(libc::EINVAL),
+            "Cutwater cannot start: the kernel is too old: Linux 6.1 or newer is needed."
+        );
+        for (number, text) in [
+            (libc::EPERM, "Operation not permitted (os error 1)"),
+            (libc::ENOSYS, "Function not implemented (os error 38)"),
+        ] {
+            assert_eq!(
+                errno(number),
+                format!(
+                    "Cutwater cannot start: io_uring is not permitted here ({text}): allow it in \
+                     the container's seccomp profile, and set the sysctl \
+                     kernel.io_uring_disabled to 0."
+                )
+            );
+        }
+        assert!(errno(libc::ENOMEM).contains("limit on locked memory is too low"));
+        assert!(errno(libc::EMFILE).starts_with("Cutwater cannot start: io_uring cannot be set"));
+        let unreadable = refusal(&Fake { release: Err(libc::EACCES), ..FIT });
+        assert!(unreadable.starts_with("Cutwater cannot read the kernel's release: "));
+    }
+
+    /// What is told first is what explains the rest: an old kernel has no such ring either.
+    #[test]
+    fn the_kernel_comes_before_the_limit_and_that_before_the_ring() {
+        let none =
+            Fake { release: Ok("4.18.0"), locked_memory_bytes: 0, setup_errno: Some(libc::EPERM) };
+        assert!(refusal(&none).contains("this is Linux 4.18.0"));
+        assert!(refusal(&Fake { release: Ok("6.1"), ..none }).contains("the limit is 0 KiB"));
+    }
 
     #[test]
     fn releases_are_compared_as_numbers() {

@@ -3,6 +3,8 @@
 //! 1. Every participant grants intents on the keys, under one ticket; a refusal gives all back and
 //!    comes again behind the holder, with a lead that doubles. Pure reads end here.
 //! 2. Rounds of tasks are executed under the intents ([`super::plan`]), on copies.
+//!    The instant by which expiry is judged is taken when all have granted: a key that somebody
+//!    saw expired while the transaction waited is expired to it too.
 //! 3. The LSN is fixed above the clock of every participant; each logs its part.
 //! 4. When every part is durable, all apply and release, and the reply leaves.
 //!
@@ -21,7 +23,7 @@ use crate::net::ConnId;
 use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::{Claim, Mode, Ticket};
-use super::message::{Call, ExecuteHere, Granted, Intend, Mail, TaskResult, WatchedKey};
+use super::message::{Call, ExecuteHere, Granted, Intend, Mail, Refusal, TaskResult, WatchedKey};
 use super::plan::{Round, Script};
 
 /// The transactions that this shard coordinates.
@@ -41,13 +43,20 @@ struct Coordination {
     script: Script,
     claims: BTreeMap<ShardId, Claim>,
     watched: BTreeMap<ShardId, Vec<WatchedKey>>,
-    watch_failed: bool,
+    /// Why it must not go on, if a participant says so.
+    refusal: Option<Refusal>,
     round: Option<Round>,
     /// How many participants have not answered yet.
     awaited: usize,
     /// The highest clock that was given with a grant.
     clock: Lsn,
+    /// The instant of the transaction, in milliseconds since the Unix epoch, once all have granted;
+    /// until then the latest at which one has looked.
     now_ms: u64,
+    /// From when on the reads that came with the grants would find something else.
+    reads_until_ms: u64,
+    /// From when on a watched key has expired.
+    watched_until_ms: u64,
     /// How far behind a holder the next ticket goes.
     lead: u64,
 }
@@ -70,6 +79,28 @@ impl Coordinations {
 }
 
 impl Coordination {
+    /// Forgets what an earlier ticket was granted.
+    fn begin_again(&mut self) {
+        self.awaited = self.claims.len();
+        self.refusal = None;
+        self.clock = Lsn::ZERO;
+        self.now_ms = 0;
+        self.reads_until_ms = u64::MAX;
+        self.watched_until_ms = u64::MAX;
+    }
+
+    /// Everything is held from here to the end, so this is the transaction's instant.
+    fn fix_instant(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        if self.now_ms >= self.watched_until_ms {
+            self.refusal.get_or_insert(Refusal::WatchFailed);
+        }
+        if self.now_ms >= self.reads_until_ms {
+            // A key that was read has expired since: it is read again, at this instant.
+            self.round = None;
+        }
+    }
+
     /// Takes the results of one shard; true when the round is complete.
     fn take_results(&mut self, shard: ShardId, results: Vec<TaskResult>) -> bool {
         let round = self.round.as_mut().expect("results belong to a round");
@@ -116,11 +147,13 @@ impl ShardCore {
             script,
             claims,
             watched,
-            watch_failed: false,
+            refusal: None,
             round: None,
             awaited: 0,
             clock: Lsn::ZERO,
-            now_ms: self.clock.now_ms(),
+            now_ms: 0,
+            reads_until_ms: u64::MAX,
+            watched_until_ms: u64::MAX,
             lead: 1,
         };
         let number = self.clock.peek().0;
@@ -153,10 +186,7 @@ impl ShardCore {
     /// Step 1, also after a refusal.
     fn ask_for_intents(&mut self, mut coordination: Coordination, number: u64) {
         let ticket = self.coordinations.ticket(number, self.id);
-        coordination.awaited = coordination.claims.len();
-        coordination.watch_failed = false;
-        coordination.clock = Lsn::ZERO;
-        coordination.now_ms = self.clock.now_ms();
+        coordination.begin_again();
         let mut reads = BTreeMap::new();
         if coordination.script.is_pure_read() {
             let mut round = coordination.script.round().unwrap_or_default();
@@ -169,7 +199,6 @@ impl ShardCore {
                 claim: claim.clone(),
                 watched: coordination.watched.get(shard).cloned().unwrap_or_default(),
                 version: coordination.version,
-                now_ms: coordination.now_ms,
                 reads: reads.remove(shard).unwrap_or_default(),
             };
             self.post(*shard, Mail::Intend(Box::new(request)));
@@ -180,10 +209,13 @@ impl ShardCore {
     /// A participant holds what was asked. Late grants of a refused ticket are ignored: their
     /// release is on its way.
     pub(super) fn granted(&mut self, granted: Granted) {
-        let Granted { ticket, shard, clock, watch_failed, results } = granted;
+        let Granted { ticket, shard, clock, refusal, found, results } = granted;
         let Some(coordination) = self.coordinations.running.get_mut(&ticket) else { return };
         coordination.clock = coordination.clock.max(clock);
-        coordination.watch_failed |= watch_failed;
+        coordination.refusal = coordination.refusal.or(refusal);
+        coordination.now_ms = coordination.now_ms.max(found.at_ms);
+        coordination.reads_until_ms = coordination.reads_until_ms.min(found.reads_until_ms);
+        coordination.watched_until_ms = coordination.watched_until_ms.min(found.watched_until_ms);
         if !results.is_empty() {
             coordination.take_results(shard, results);
         }
@@ -192,7 +224,8 @@ impl ShardCore {
             return;
         }
         let mut coordination = self.coordinations.take(ticket);
-        if coordination.watch_failed {
+        coordination.fix_instant(self.clock.now_ms());
+        if coordination.refusal.is_some() {
             return self.release_all(ticket, coordination);
         }
         if let Some(round) = coordination.round.take() {
@@ -208,12 +241,12 @@ impl ShardCore {
         ticket: Ticket,
         from: ShardId,
         results: Vec<TaskResult>,
-        watch_failed: bool,
+        refusal: Option<Refusal>,
     ) {
         let mut coordination = self.coordinations.take(ticket);
         if coordination.claims.len() == 1 {
-            coordination.watch_failed = watch_failed;
-            if !watch_failed {
+            coordination.refusal = refusal;
+            if refusal.is_none() {
                 if !results.is_empty() {
                     coordination.take_results(from, results);
                 }
@@ -235,6 +268,9 @@ impl ShardCore {
     fn next_round(&mut self, ticket: Ticket, mut coordination: Coordination) {
         let now_ms = coordination.now_ms;
         let Some(mut round) = coordination.script.round() else {
+            if coordination.script.is_pure_read() {
+                return self.release_all(ticket, coordination);
+            }
             return self.commit(ticket, coordination);
         };
         for (shard, tasks) in std::mem::take(&mut round.tasks) {
@@ -276,7 +312,7 @@ impl ShardCore {
     pub(super) fn refused(&mut self, ticket: Ticket, holder: Ticket) {
         let Some(mut coordination) = self.coordinations.running.remove(&ticket) else { return };
         for shard in coordination.claims.keys() {
-            self.post(*shard, Mail::Release { ticket });
+            self.post(*shard, Mail::Release { ticket, void: true });
         }
         let number = holder.number.saturating_add(coordination.lead);
         coordination.lead = coordination.lead.saturating_mul(2);
@@ -286,13 +322,14 @@ impl ShardCore {
 
     fn release_all(&mut self, ticket: Ticket, coordination: Coordination) {
         for shard in coordination.claims.keys() {
-            self.post(*shard, Mail::Release { ticket });
+            self.post(*shard, Mail::Release { ticket, void: false });
         }
         self.finish(coordination);
     }
 
     fn finish(&mut self, coordination: Coordination) {
-        let Coordination { conn, slot, version, exec, watched, mut script, .. } = coordination;
+        let Coordination { conn, slot, version, exec, watched, refusal, mut script, .. } =
+            coordination;
         let mut watching = script.take_watching();
         for (shard, watched) in watched {
             let keys = watched.into_iter().map(|watched| watched.key).collect();
@@ -300,7 +337,7 @@ impl ShardCore {
         }
         // Not before: an EXEC whose watches have failed must not select a database either.
         if exec
-            && !coordination.watch_failed
+            && refusal.is_none()
             && let Some(mut connection) = self.connections.take(conn)
         {
             script.answer_rest(|call| self.answer_in_exec(&mut connection, call));
@@ -308,20 +345,26 @@ impl ShardCore {
         }
         let mut out = Vec::new();
         let mut reply = Reply::new(&mut out, version);
-        if !watching.is_empty() {
-            reply.ok();
-            match self.connections.get_mut(conn) {
-                Some(connection) => connection.session.watched.append(&mut watching),
-                None => self.unwatch_all(watching),
+        match refusal {
+            Some(Refusal::WatchFailed) => reply.null_array(),
+            Some(Refusal::NoRoom) => {
+                let text = self.shared.out_of_space_error();
+                reply.error(&if exec { exec_abort(&text) } else { text });
             }
-        } else if coordination.watch_failed {
-            reply.null_array();
-        } else {
-            let replies = script.replies();
-            if exec {
-                reply.array(replies.len());
+            None if !watching.is_empty() => {
+                reply.ok();
+                match self.connections.get_mut(conn) {
+                    Some(connection) => connection.session.watched.append(&mut watching),
+                    None => self.unwatch_all(watching),
+                }
             }
-            replies.for_each(|each| reply.raw(each));
+            None => {
+                let replies = script.replies();
+                if exec {
+                    reply.array(replies.len());
+                }
+                replies.for_each(|each| reply.raw(each));
+            }
         }
         self.answer(conn, slot, out, Position(0));
         self.unblock(conn);
@@ -333,4 +376,10 @@ impl ShardCore {
             self.post(owner, Mail::Unwatch { keys: vec![watched.key] });
         }
     }
+}
+
+/// The reply to an EXEC that cannot run, with the error that one of its commands would give.
+pub(super) fn exec_abort(text: &str) -> String {
+    let reason = text.strip_prefix("ERR ").unwrap_or(text);
+    format!("EXECABORT Transaction discarded because of: {reason}")
 }

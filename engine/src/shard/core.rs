@@ -118,6 +118,8 @@ pub struct ShardCore {
     pub(super) as_node: bool,
     /// Connections whose commands wait until the log has room.
     pub(super) starved: Vec<ConnId>,
+    /// What other shards sent waits too, until it is known whether there is room.
+    pub(super) awaits_room: bool,
     /// The engine is stopping: no more commands are begun.
     pub(super) stopping: bool,
     /// What the outside has to do.
@@ -174,6 +176,7 @@ impl ShardCore {
             seed,
             as_node: false,
             starved: Vec::new(),
+            awaits_room: false,
             stopping: false,
             effects: Effects::default(),
             shared,
@@ -325,19 +328,6 @@ impl ShardCore {
         }
     }
 
-    /// Commands that waited for the log go on, once it takes more or is known to have no room.
-    fn feed_starved(&mut self) {
-        if self.starved.is_empty() || self.journal.is_full() || self.journal.awaits_segment() {
-            return;
-        }
-        for conn in std::mem::take(&mut self.starved) {
-            if let Some(connection) = self.connections.get_mut(conn) {
-                connection.starved = false;
-            }
-            self.mark_dirty(conn);
-        }
-    }
-
     /// Closes the turn: mail to itself, replies, background work.
     pub fn end_turn(&mut self) {
         while let Some(mail) = self.local_mail.pop_front() {
@@ -436,12 +426,12 @@ impl ShardCore {
                 self.log_part(ticket, lsn, coordinator, &participants);
             }
             Mail::Apply { ticket } => self.apply_part(ticket),
-            Mail::Release { ticket } => self.release_part(ticket),
+            Mail::Release { ticket, void } => self.release_part(ticket, void),
             Mail::Unwatch { keys } => self.watches.unwatch(&keys),
             Mail::Granted(granted) => self.granted(*granted),
             Mail::Refused { ticket, holder } => self.refused(ticket, holder),
-            Mail::Executed { ticket, from, results, watch_failed } => {
-                self.executed(ticket, from, results, watch_failed);
+            Mail::Executed { ticket, from, results, refusal } => {
+                self.executed(ticket, from, results, refusal);
             }
             Mail::Logged { ticket } => self.logged(ticket),
         }

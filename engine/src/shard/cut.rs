@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::keyspace::WalkProgress;
+use crate::keyspace::{SlotDigests, WalkPlan, WalkProgress};
 use crate::types::{Lsn, Position, SnapshotId};
 
 use super::core::ShardCore;
@@ -37,21 +37,34 @@ const MAX_TAIL_BYTES: usize = 64 << 20;
 /// Entries of cleared tables that one turn frees.
 const RECLAIM_ENTRIES: usize = 512;
 
-/// Bytes of chunks on their way from the shards to the consumer, all shards together.
+/// Bytes of chunks on their way from the shards to the consumer: one shard's, and those of all
+/// shards together, which count against the limit.
 #[derive(Debug)]
 pub struct ChunkBudget {
-    queued_bytes: AtomicUsize,
+    own_bytes: AtomicUsize,
+    queued_bytes: Arc<AtomicUsize>,
     limit_bytes: usize,
 }
 
 impl ChunkBudget {
     /// A budget of `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { queued_bytes: AtomicUsize::new(0), limit_bytes })
+        Arc::new(Self { own_bytes: AtomicUsize::new(0), queued_bytes: Arc::default(), limit_bytes })
+    }
+
+    /// Another shard's view of the same budget.
+    pub fn share(&self) -> Arc<Self> {
+        let queued_bytes = Arc::clone(&self.queued_bytes);
+        Arc::new(Self {
+            own_bytes: AtomicUsize::new(0),
+            queued_bytes,
+            limit_bytes: self.limit_bytes,
+        })
     }
 
     /// The consumer has let go of a chunk.
     pub fn consumed(&self, bytes: usize) {
+        self.own_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -61,11 +74,14 @@ impl ChunkBudget {
     }
 
     fn queue(&self, bytes: usize) {
+        self.own_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn is_half_full(&self) -> bool {
-        self.queued_bytes() >= self.limit_bytes / 2
+    /// Below half of the budget; or this shard has nothing queued at all: a consumer that takes one
+    /// part after the other would else wait for ever for the one that the others left no room.
+    fn may_walk(&self) -> bool {
+        self.own_bytes.load(Ordering::Relaxed) == 0 || self.queued_bytes() < self.limit_bytes / 2
     }
 
     fn is_full(&self) -> bool {
@@ -84,6 +100,10 @@ pub struct CutRequest {
     pub budget: Arc<ChunkBudget>,
     /// How long writes wait for room, in milliseconds.
     pub stall_limit_ms: u64,
+    /// Keys the digests of the slots.
+    pub digest_seed: u64,
+    /// Whether the entries are wanted, or only the digests.
+    pub serializes: bool,
 }
 
 /// What the consumer of the part hears.
@@ -114,6 +134,10 @@ pub enum CutEvent {
         id: SnapshotId,
         /// LSN and encoded ops of each, in log order.
         tail: Vec<(Lsn, Vec<u8>)>,
+        /// Every record up to the snapshot's end lies before it; the log is durable up to here.
+        log_end: Position,
+        /// The digests of the shard's slots at the watermark, over all entries.
+        digests: SlotDigests,
     },
     /// The part was given up.
     Abandoned {
@@ -201,7 +225,7 @@ impl Cut {
     pub fn wants_turn(&self) -> bool {
         self.running.as_ref().is_some_and(|part| {
             let walking = part.watermark.is_some() && !part.walk_done;
-            walking && !part.request.budget.is_half_full()
+            walking && part.request.budget.may_walk()
         })
     }
 }
@@ -265,7 +289,8 @@ impl ShardCore {
         let (id, watermark) = (part.request.id, part.request.cut);
         part.watermark = Some(watermark);
         part.unresolved = unresolved;
-        self.keyspace.begin_walk(excluded);
+        let (digest_seed, serializes) = (part.request.digest_seed, part.request.serializes);
+        self.keyspace.begin_walk(WalkPlan { excluded, digest_seed, serializes });
         self.effects.snapshot.push(CutEvent::Frozen { id, watermark, position });
     }
 
@@ -327,7 +352,7 @@ impl ShardCore {
         if part.watermark.is_none() {
             return;
         }
-        if !part.walk_done && !part.request.budget.is_half_full() {
+        if !part.walk_done && part.request.budget.may_walk() {
             let done = self.keyspace.walk_slice(SLICE_BYTES) == WalkProgress::Done;
             part.walk_done = done && part.unresolved.is_empty();
         }
@@ -378,11 +403,14 @@ impl ShardCore {
         if !part.tail_closed || !part.walk_done || self.journal.durable() < part.durable_at {
             return;
         }
-        if self.keyspace.is_walking() {
-            self.keyspace.end_walk();
-        }
+        let digests = self.keyspace.end_walk();
         let part = self.cut.running.take().expect("it was just looked at");
-        self.effects.snapshot.push(CutEvent::Done { id: part.request.id, tail: part.tail });
+        self.effects.snapshot.push(CutEvent::Done {
+            id: part.request.id,
+            tail: part.tail,
+            log_end: part.durable_at,
+            digests,
+        });
     }
 
     fn abandon_cut(&mut self, reason: AbandonReason) {

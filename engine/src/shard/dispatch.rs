@@ -11,6 +11,7 @@ use crate::resp::{Args, Reply};
 use crate::types::ShardId;
 
 use super::connection::{Connection, Queued};
+use super::coordinate::exec_abort;
 use super::core::{AdminRequest, ShardCore};
 use super::message::{Call, Forwarded, Mail};
 use super::plan::{Place, place};
@@ -143,15 +144,33 @@ impl ShardCore {
         }
     }
 
+    /// Commands that waited for the log go on, once it takes more or is known to have no room.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved.is_empty() && !self.awaits_room || self.journal.awaits_segment() {
+            return;
+        }
+        if std::mem::take(&mut self.awaits_room) {
+            self.retry_parked();
+            self.retry_roomless();
+        }
+        if self.starved.is_empty() || self.journal.is_full() {
+            return;
+        }
+        for conn in std::mem::take(&mut self.starved) {
+            if let Some(connection) = self.connections.get_mut(conn) {
+                connection.starved = false;
+            }
+            self.mark_dirty(conn);
+        }
+    }
+
     /// Answers an error; inside MULTI it also breaks the transaction, and ends it if it is EXEC
     /// that cannot run.
     fn refuse(&mut self, connection: &mut Connection, text: &str, is_exec: bool) {
         if is_exec {
             connection.session.multi = None;
             self.unwatch(connection);
-            let reason = text.strip_prefix("ERR ").unwrap_or(text);
-            return connection
-                .error(&format!("EXECABORT Transaction discarded because of: {reason}"));
+            return connection.error(&exec_abort(text));
         }
         if let Some(queued) = &mut connection.session.multi {
             queued.broken = true;
@@ -268,6 +287,7 @@ impl ShardCore {
                 db = selected;
             }
         }
+        self.shared.stats(self.id).queued_commands(calls.len());
         self.coordinate(connection, calls, true);
     }
 

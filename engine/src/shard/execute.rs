@@ -15,7 +15,7 @@ use crate::net::ConnId;
 use super::connection::Connection;
 use super::core::ShardCore;
 use super::intent::DbKey;
-use super::message::{Call, ExecuteHere, Forwarded, Mail, Task, TaskResult, WatchedKey};
+use super::message::{Call, ExecuteHere, Forwarded, Mail, Refusal, Task, TaskResult, WatchedKey};
 use super::parked::Job;
 
 impl ShardCore {
@@ -46,7 +46,11 @@ impl ShardCore {
         if self.must_park(origin, spec, *db, args.as_args()) {
             return self.parked.push(origin, Job::Call(forwarded));
         }
-        self.run_call(forwarded);
+        let job = Job::Call(forwarded);
+        if self.waits_for_room(&job) {
+            return self.parked.push(origin, job);
+        }
+        self.run_job(job);
     }
 
     /// A transaction whose only participant is this shard.
@@ -54,22 +58,66 @@ impl ShardCore {
         if self.must_park_transaction(&request) {
             return self.parked.push(request.from, Job::Here(request));
         }
-        self.run_here(request);
+        let (origin, job) = (request.from, Job::Here(request));
+        if self.waits_for_room(&job) {
+            return self.parked.push(origin, job);
+        }
+        self.run_job(job);
     }
 
     /// Tries everything that is parked again, in the order in which it came.
     pub(super) fn retry_parked(&mut self) {
         for origin in self.parked.origins() {
             while let Some(job) = self.parked.take_first(origin) {
-                if self.is_blocked(&job) {
+                if self.is_blocked(&job) || self.waits_for_room(&job) {
                     self.parked.put_back(origin, job);
                     break;
                 }
-                match job {
-                    Job::Call(forwarded) => self.run_call(forwarded),
-                    Job::Here(request) => self.run_here(request),
-                }
+                self.run_job(job);
             }
+        }
+    }
+
+    /// Whether a job has to wait until it is known if the log has room: executed now, it might get
+    /// no reply for as long as there is none.
+    fn waits_for_room(&mut self, job: &Job) -> bool {
+        let waits = self.journal.awaits_segment() && job.writes();
+        self.awaits_room |= waits;
+        waits
+    }
+
+    fn run_job(&mut self, job: Job) {
+        let refused = self.journal.is_out_of_space() && job.writes();
+        match job {
+            Job::Call(forwarded) if refused => {
+                let Forwarded { conn, slot, version, from, .. } = forwarded;
+                let mut reply = Vec::new();
+                Reply::new(&mut reply, version).error(&self.shared.out_of_space_error());
+                self.answer_from(from, conn, slot, reply, Position(0));
+            }
+            Job::Call(forwarded) => self.run_call(forwarded),
+            Job::Here(request) if refused => {
+                let ticket = request.ticket;
+                let (results, refusal) = (Vec::new(), Some(Refusal::NoRoom));
+                self.post(ticket.shard, Mail::Executed { ticket, from: self.id, results, refusal });
+            }
+            Job::Here(request) => self.run_here(request),
+        }
+    }
+
+    /// Answers a command of a connection of this or another shard.
+    fn answer_from(
+        &mut self,
+        from: ShardId,
+        conn: ConnId,
+        slot: u64,
+        reply: Vec<u8>,
+        gate: Position,
+    ) {
+        if from == self.id {
+            self.answer(conn, slot, reply, gate);
+        } else {
+            self.post_durable(from, Mail::Reply { conn, slot, reply }, gate);
         }
     }
 
@@ -175,11 +223,7 @@ impl ShardCore {
         let Forwarded { from, conn, slot, version, call: Call { spec, db, args } } = forwarded;
         let mut reply = Vec::new();
         let gate = self.perform(spec, db, args.as_args(), version, &mut reply);
-        if from == self.id {
-            self.answer(conn, slot, reply, gate);
-        } else {
-            self.post_durable(from, Mail::Reply { conn, slot, reply }, gate);
-        }
+        self.answer_from(from, conn, slot, reply, gate);
     }
 
     /// Executes all tasks in this turn, as one record.
@@ -231,7 +275,8 @@ impl ShardCore {
             }
             gate = self.gated(position);
         }
-        let mail = Mail::Executed { ticket, from: self.id, results, watch_failed };
+        let refusal = watch_failed.then_some(Refusal::WatchFailed);
+        let mail = Mail::Executed { ticket, from: self.id, results, refusal };
         self.post_durable(ticket.shard, mail, gate);
     }
 

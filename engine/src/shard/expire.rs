@@ -1,6 +1,8 @@
 //! Expiry: keys past their time are removed a slice at a time, and logged as the deletions that
 //! they are. Until then they are absent to every command anyway.
 
+use std::sync::atomic::Ordering;
+
 use crate::entry::Op;
 use crate::types::DbIndex;
 
@@ -21,6 +23,10 @@ impl ShardCore {
     /// Removes some expired keys, if it is time to look for them. Keys under an intent stay.
     pub(super) fn expire(&mut self) {
         let now_ms = self.clock.now_ms();
+        if self.shared.keeps_expired.load(Ordering::Relaxed) {
+            self.expire_again_ms = now_ms + INTERVAL_MS;
+            return;
+        }
         if now_ms < self.expire_again_ms || self.intents.whole_shard() || self.cut.stalls_writes() {
             return;
         }

@@ -52,6 +52,13 @@ pub struct Claim {
     pub keys: Vec<(DbKey, Mode)>,
 }
 
+impl Claim {
+    /// Whether it is to change anything.
+    pub fn writes(&self) -> bool {
+        self.whole_shard || self.keys.iter().any(|(_, mode)| *mode == Mode::Exclusive)
+    }
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -65,10 +65,10 @@ pub enum Mail {
         ticket: Ticket,
         /// The participant.
         from: ShardId,
-        /// One for each task; empty if a watched key had changed (`ExecuteHere`).
+        /// One for each task; empty if nothing was executed.
         results: Vec<TaskResult>,
-        /// A watched key had changed, and nothing was executed.
-        watch_failed: bool,
+        /// Why nothing was executed (`ExecuteHere`).
+        refusal: Option<Refusal>,
     },
     /// Step 3: the coordinator has fixed the LSN; the participant logs its part. Answered with
     /// [`Mail::Logged`] when that is durable (at once under `everysec` and `never`).
@@ -96,6 +96,9 @@ pub enum Mail {
     Release {
         /// The transaction.
         ticket: Ticket,
+        /// What it has begun here is void, the keys that it watches too: it comes again under
+        /// another ticket, or not at all.
+        void: bool,
     },
     /// A connection's shard, to the owner: these watches are over. Not answered.
     Unwatch {
@@ -167,8 +170,6 @@ pub struct Intend {
     pub watched: Vec<WatchedKey>,
     /// How to encode replies.
     pub version: RespVersion,
-    /// The instant of the transaction, in milliseconds since the Unix epoch.
-    pub now_ms: u64,
     /// The tasks of a pure read, done with the grant; empty otherwise.
     pub reads: Vec<Task>,
 }
@@ -182,10 +183,33 @@ pub struct Granted {
     pub shard: ShardId,
     /// The participant's clock: the LSN must be above it.
     pub clock: Lsn,
-    /// A watched key had changed.
-    pub watch_failed: bool,
+    /// Why the transaction must not go on. For want of room nothing is held.
+    pub refusal: Option<Refusal>,
+    /// What was found, and for how long it holds.
+    pub found: Found,
     /// The results of the reads; what they reveal is durable.
     pub results: Vec<TaskResult>,
+}
+
+/// How long what a participant found under its intents stays true: nobody changes the keys, but
+/// they may expire. All in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// When it looked.
+    pub at_ms: u64,
+    /// When the first of the keys that the reads saw expires (exclusive); never is `u64::MAX`.
+    pub reads_until_ms: u64,
+    /// When the first of the watched keys expires.
+    pub watched_until_ms: u64,
+}
+
+/// Why a participant wants a transaction not to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A watched key had changed.
+    WatchFailed,
+    /// The log has no room.
+    NoRoom,
 }
 
 /// One thing that a transaction does on one shard.

@@ -1,4 +1,5 @@
-//! Commands that wait: behind an intent, or for room in a snapshot's chunk queue.
+//! Commands that wait: behind an intent, for room in a snapshot's chunk queue, or until it is known
+//! whether the log has room.
 //!
 //! Everything later of the same connection waits behind the first, so a connection's commands keep
 //! their order on this shard.
@@ -7,7 +8,8 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::types::ShardId;
 
-use super::message::{ExecuteHere, Forwarded};
+use super::message::{Call, ExecuteHere, Forwarded, Task};
+use crate::command::table::CommandFlags;
 use crate::net::ConnId;
 
 /// What waits.
@@ -17,6 +19,19 @@ pub enum Job {
     Call(Forwarded),
     /// A transaction on this shard alone.
     Here(ExecuteHere),
+}
+
+impl Job {
+    /// Whether it may add to the log.
+    pub fn writes(&self) -> bool {
+        let writes = |call: &Call| call.spec.flags.contains(CommandFlags::WRITE);
+        match self {
+            Self::Call(forwarded) => writes(&forwarded.call),
+            Self::Here(request) => {
+                request.tasks.iter().any(|task| matches!(task, Task::Call(call) if writes(call)))
+            }
+        }
+    }
 }
 
 /// The commands that wait, by connection.

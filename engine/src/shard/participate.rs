@@ -11,18 +11,21 @@ use crate::command::table::{CommandId, KeyRange};
 use crate::command::{self, Context};
 use crate::entry::Op;
 use crate::keyspace::{Keyspace, NewValue};
+use crate::log::LogMark;
 use crate::resp::{Reply, RespVersion};
 use crate::types::{DbIndex, Fsync, LogId, Lsn, Position, TxnId};
 
 use super::core::ShardCore;
 use super::intent::{DbKey, Outcome, Ticket};
 use super::journal::Part;
-use super::message::{Call, Granted, Intend, Mail, Task, TaskResult};
+use super::message::{Call, Found, Granted, Intend, Mail, Refusal, Task, TaskResult};
 
 /// The transactions that this shard takes part in.
 #[derive(Debug, Default)]
 pub struct Participations {
     waiting: HashMap<Ticket, Intend>,
+    /// Requests to write that came while it was not known whether the log has room.
+    roomless: Vec<Intend>,
     granted: HashMap<Ticket, Participation>,
     /// Where copies of keys live while tasks are executed; empty in between.
     scratch: Option<Box<Keyspace>>,
@@ -34,6 +37,8 @@ struct Participation {
     /// The clock that was given with the grant: the LSN will be above it.
     clock: Lsn,
     keys: Vec<DbKey>,
+    /// Those of them that it watches since the grant.
+    watching: Vec<DbKey>,
     version: RespVersion,
     whole_shard: bool,
     /// What its tasks changed so far.
@@ -45,7 +50,7 @@ struct Participation {
 impl Participations {
     /// How many there are, granted or not.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.granted.len()
+        self.waiting.len() + self.granted.len() + self.roomless.len()
     }
 
     /// The lowest clock that was given with a still unresolved grant.
@@ -61,9 +66,25 @@ impl ShardCore {
         self.participations.lowest_clock().map_or(clock, |lowest| lowest.min(clock))
     }
 
+    /// Where the log stands now: what is closed, and the end before which all of it lies. The log is
+    /// asked to become durable up to there.
+    pub fn mark(&mut self) -> LogMark {
+        LogMark { log: self.log_id(), closed: self.closed_lsn(), end: self.journal.request_sync() }
+    }
+
     /// Step 1: a coordinator asks for intents.
     pub(super) fn intend(&mut self, request: Intend) {
         let ticket = request.ticket;
+        if request.claim.writes() {
+            if self.journal.is_out_of_space() {
+                return self.refuse_for_room(ticket);
+            }
+            if self.journal.awaits_segment() {
+                // What is granted is logged, and might then wait for as long as there is no room.
+                self.awaits_room = true;
+                return self.participations.roomless.push(request);
+            }
+        }
         match self.intents.request(ticket, request.claim.clone()) {
             Outcome::Granted => self.grant(request),
             Outcome::Waiting => {
@@ -73,9 +94,45 @@ impl ShardCore {
         }
     }
 
+    /// It is known whether the log has room: requests that waited for that go on.
+    pub(super) fn retry_roomless(&mut self) {
+        for request in std::mem::take(&mut self.participations.roomless) {
+            self.intend(request);
+        }
+    }
+
+    fn refuse_for_room(&mut self, ticket: Ticket) {
+        let granted = Granted {
+            ticket,
+            shard: self.id,
+            clock: Lsn::ZERO,
+            refusal: Some(Refusal::NoRoom),
+            found: Found { at_ms: 0, reads_until_ms: u64::MAX, watched_until_ms: u64::MAX },
+            results: Vec::new(),
+        };
+        self.post(ticket.shard, Mail::Granted(Box::new(granted)));
+    }
+
+    /// The claim is held: checks the watched keys, and does the reads of a pure read. Both by this
+    /// shard's clock, for the transaction's instant is not known before all have granted; the
+    /// coordinator is told until when it stays as it was found.
     fn grant(&mut self, request: Intend) {
-        let Intend { ticket, claim, watched, version, now_ms, reads } = request;
-        let watch_failed = self.watch_failed(&watched, now_ms);
+        let Intend { ticket, claim, watched, version, reads } = request;
+        let now_ms = self.clock.now_ms();
+        let refusal = self.watch_failed(&watched, now_ms).then_some(Refusal::WatchFailed);
+        let read_keys = claim.keys.iter().map(|(key, _)| key);
+        let has_read = reads.iter().any(|task| matches!(task, Task::Call(_)));
+        // How long a key will live is true at one instant only.
+        let reads_limit_ms = if reads.iter().any(is_time) { now_ms + 1 } else { u64::MAX };
+        let existed = watched.iter().filter(|watched| watched.existed);
+        let found = Found {
+            at_ms: now_ms,
+            reads_until_ms: self
+                .first_expiry_ms(read_keys.filter(|_| has_read), now_ms)
+                .min(reads_limit_ms),
+            watched_until_ms: self.first_expiry_ms(existed.map(|watched| &watched.key), now_ms),
+        };
+        let mut watching = Vec::new();
         let mut gate = Position(0);
         let mut results = Vec::with_capacity(reads.len());
         for task in reads {
@@ -87,13 +144,14 @@ impl ShardCore {
                 }
                 Task::Watch(keys) => {
                     gate = gate.max(self.gate_of_keys(&keys));
+                    watching.extend(keys.iter().cloned());
                     TaskResult::Watching(self.watch_keys(keys, now_ms))
                 }
                 Task::Fetch(_) | Task::Store(..) => unreachable!("a pure read only reads"),
             };
             results.push(result);
         }
-        if watch_failed {
+        if refusal.is_some() {
             let keys: Vec<_> = watched.into_iter().map(|watched| watched.key).collect();
             gate = gate.max(self.gate_of_keys(&keys));
         }
@@ -101,14 +159,22 @@ impl ShardCore {
         let participation = Participation {
             clock,
             keys: claim.keys.into_iter().map(|(key, _)| key).collect(),
+            watching,
             version,
             whole_shard: claim.whole_shard,
             ops: Vec::new(),
             logged: None,
         };
         self.participations.granted.insert(ticket, participation);
-        let granted = Granted { ticket, shard: self.id, clock, watch_failed, results };
+        let granted = Granted { ticket, shard: self.id, clock, refusal, found, results };
         self.post_durable(ticket.shard, Mail::Granted(Box::new(granted)), gate);
+    }
+
+    /// When the first of these keys expires that has not expired yet.
+    fn first_expiry_ms<'k>(&self, keys: impl Iterator<Item = &'k DbKey>, now_ms: u64) -> u64 {
+        let expiry =
+            |key: &DbKey| self.keyspace.get(&self.keyspace.key(key.db, &key.key))?.expires_at_ms();
+        keys.filter_map(expiry).filter(|at_ms| *at_ms > now_ms).min().unwrap_or(u64::MAX)
     }
 
     /// Step 2: executes tasks on copies of the transaction's keys.
@@ -142,7 +208,7 @@ impl ShardCore {
         debug_assert_eq!(scratch.total_len(), 0, "a transaction touches only keys it holds");
         self.participations.scratch = Some(scratch);
         self.participations.granted.insert(ticket, participation);
-        let mail = Mail::Executed { ticket, from: self.id, results, watch_failed: false };
+        let mail = Mail::Executed { ticket, from: self.id, results, refusal: None };
         self.post(ticket.shard, mail);
     }
 
@@ -254,11 +320,16 @@ impl ShardCore {
         self.give_back(ticket);
     }
 
-    /// The coordinator does not need the intents (any more).
-    pub(super) fn release_part(&mut self, ticket: Ticket) {
+    /// The coordinator does not need the intents (any more). `void`: nor what began with them.
+    pub(super) fn release_part(&mut self, ticket: Ticket, void: bool) {
         self.participations.waiting.remove(&ticket);
+        self.participations.roomless.retain(|request| request.ticket != ticket);
         if let Some(participation) = self.participations.granted.remove(&ticket) {
             assert!(participation.logged.is_none(), "what is logged is applied");
+            if void {
+                // Another participant refused: WATCH comes again, and watches again.
+                self.watches.unwatch(&participation.watching);
+            }
             self.before_resolution(&participation.keys, participation.whole_shard, None);
             self.after_resolution(&participation.keys, participation.whole_shard, None);
         }
@@ -275,6 +346,12 @@ impl ShardCore {
             self.grant(request.expect("a waiting claim has its request"));
         }
     }
+}
+
+/// Whether the result follows from the very instant.
+fn is_time(task: &Task) -> bool {
+    use crate::command::table::CommandId as C;
+    matches!(task, Task::Call(call) if matches!(call.spec.id, C::Ttl | C::PTtl))
 }
 
 fn is_flush(call: &Call) -> bool {

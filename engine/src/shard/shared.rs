@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::slot::SlotMap;
 use crate::types::{DATABASE_COUNT, Fsync, ShardId};
@@ -25,6 +26,13 @@ pub struct Shared {
     persistence_info: RwLock<String>,
     /// How many shards have no room for their logs.
     out_of_space: AtomicU64,
+    /// The most that keys, values and tables of all shards have occupied, as seen once a second.
+    peak_memory_bytes: AtomicU64,
+    /// Asks the machine what this process costs; nobody does in a simulation.
+    pub usage: OnceLock<fn() -> ProcessUsage>,
+
+    /// Keys past their time are not looked for.
+    pub keeps_expired: AtomicBool,
     /// The engine is stopping: shards drain and end.
     pub stopping: AtomicBool,
     /// A shard has failed: the others end at once.
@@ -79,17 +87,34 @@ pub struct Ports {
     pub shards: Vec<SocketAddr>,
 }
 
+/// What the whole process costs, whoever else lives in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessUsage {
+    /// CPU time in user mode since the process began.
+    pub user: Duration,
+    /// CPU time in the kernel since the process began.
+    pub system: Duration,
+    /// Memory that is resident.
+    pub resident_bytes: u64,
+}
+
 /// The counters of one shard. Each is written by its shard alone.
 #[derive(Debug, Default)]
 pub struct ShardStats {
     /// Keys by database.
     pub keys: [AtomicU64; DATABASE_COUNT as usize],
-    /// Keys with an expiry.
-    pub expiring: AtomicU64,
+    /// Keys with an expiry, by database.
+    pub expiring: [AtomicU64; DATABASE_COUNT as usize],
     /// Bytes of keys, values and tables.
     pub memory_bytes: AtomicU64,
-    /// Commands received from clients.
+    /// Commands received from clients; what a transaction has queued counts when it runs.
     pub commands: AtomicU64,
+    /// Of those, how many a second in the last one or two.
+    pub commands_per_second: AtomicU64,
+    /// Look-ups of reading commands that found the key.
+    pub keyspace_hits: AtomicU64,
+    /// Look-ups of reading commands that did not.
+    pub keyspace_misses: AtomicU64,
     /// Of those, how many another shard had to execute.
     pub commands_forwarded: AtomicU64,
     /// Keys removed since they were past their expiry.
@@ -120,6 +145,11 @@ impl ShardStats {
     /// Counts a command.
     pub fn command(&self) {
         bump(&self.commands, 1);
+    }
+
+    /// Counts the commands of a transaction.
+    pub fn queued_commands(&self, count: usize) {
+        bump(&self.commands, count as u64);
     }
 
     /// Counts a command that went to another shard.
@@ -175,6 +205,10 @@ impl Shared {
             load_progress: LoadProgress::default(),
             persistence_info: RwLock::default(),
             out_of_space: AtomicU64::new(0),
+            peak_memory_bytes: AtomicU64::new(0),
+            usage: OnceLock::new(),
+
+            keeps_expired: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -204,6 +238,18 @@ impl Shared {
     pub fn sum(&self, counter: impl Fn(&ShardStats) -> &AtomicU64) -> u64 {
         let value = |stats| counter(stats).load(Ordering::Relaxed);
         self.stats.iter().map(value).fold(0, u64::wrapping_add)
+    }
+
+    /// Bytes of keys, values and tables now, and the most that was ever seen.
+    pub fn memory_and_peak_bytes(&self) -> (u64, u64) {
+        let now_bytes = self.sum(|stats| &stats.memory_bytes);
+        let before_bytes = self.peak_memory_bytes.fetch_max(now_bytes, Ordering::Relaxed);
+        (now_bytes, now_bytes.max(before_bytes))
+    }
+
+    /// What the process costs; `None` where nobody measures it.
+    pub fn usage(&self) -> Option<ProcessUsage> {
+        self.usage.get().map(|measure| measure())
     }
 
     /// Notes whether a stopping shard has nothing left to say, and answers whether none has: until

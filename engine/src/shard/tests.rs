@@ -6,6 +6,9 @@
 //! shard its turns one by one, and [`TestCluster::pump_seeded`] in a random order.
 
 mod clients;
+mod disk;
+mod overlap;
+mod room;
 mod session;
 mod topology;
 mod transactions;
@@ -60,6 +63,8 @@ pub struct TestCluster {
     output: BTreeMap<TestConn, Vec<u8>>,
     closed: BTreeSet<TestConn>,
     accepted: u32,
+    /// By shard; none without logs.
+    disks: Vec<disk::TestDisk>,
 }
 
 impl TestCluster {
@@ -106,6 +111,7 @@ impl TestCluster {
             output: BTreeMap::new(),
             closed: BTreeSet::new(),
             accepted: 0,
+            disks: Vec::new(),
         }
     }
 
@@ -238,6 +244,7 @@ impl TestCluster {
             core.take_mail(ShardId(to as u16), batch);
             busy |= !batch.is_empty();
         }
+        busy |= self.drive_log(shard);
         self.carry_out(shard) || busy
     }
 

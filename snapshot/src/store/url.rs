@@ -10,8 +10,8 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 
-use super::s3::{self, S3Options};
 use super::open_local;
+use super::s3::{self, S3Options};
 use crate::error::StoreError;
 
 /// The shortest and the longest name of a bucket, inclusive.

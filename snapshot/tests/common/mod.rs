@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cutwater_engine::entry::{Op, ValueKind};
+use cutwater_engine::seal::{Keyring, MasterKey};
 use cutwater_engine::types::{DbIndex, LogId, Lsn, Position, ShardId, StartId};
 use cutwater_snapshot::chunk::push_tail_record;
 use cutwater_snapshot::claim::Claimant;
@@ -29,7 +30,7 @@ use object_store::path::Path;
 use object_store::*;
 
 pub const IDENTITY: Identity =
-    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]) };
+    Identity { database: DatabaseId([0xDA; 16]), history: HistoryId([0x41; 16]), fork: None };
 
 /// What keeps the folder or the server of a store under test.
 pub enum Guard {
@@ -113,8 +114,16 @@ pub async fn write_spec(
     spec: SnapshotSpec,
     value_bytes: usize,
 ) -> Result<Manifest, SnapshotError> {
-    let begin = spec.begin_lsn.0;
-    let writer = SnapshotWriter::begin(claimant, spec).await?;
+    let writer = SnapshotWriter::begin(claimant, spec, &plain()).await?;
+    write_parts(writer, value_bytes).await
+}
+
+/// The parts of [`write_spec`], of a snapshot that was begun.
+pub async fn write_parts(
+    writer: SnapshotWriter,
+    value_bytes: usize,
+) -> Result<Manifest, SnapshotError> {
+    let begin = writer.name().begin_lsn.0;
     let mut core = writer.core(ShardId(0));
     for prefix in ["a", "b", "c"] {
         let (body, entries) = puts(prefix, 2, value_bytes);
@@ -128,6 +137,17 @@ pub async fn write_spec(
     core.image(body, entries).await?;
     let second = core.finish(point(1, begin + 10)).await?;
     writer.finish(vec![second, first], Vec::new()).await
+}
+
+/// No key: nothing is sealed.
+pub fn plain() -> Keyring {
+    Keyring::default()
+}
+
+/// Keys of one byte each, by their ids; the first is active.
+pub fn keys(named: &[(&str, u8)]) -> Keyring {
+    let key = |&(id, fill): &(&str, u8)| (id.parse().unwrap(), MasterKey::new([fill; 32]));
+    Keyring::new(named.iter().map(key).collect()).unwrap()
 }
 
 pub async fn write(claimant: &mut Claimant, begin: u64, uuid: u8) -> Manifest {

@@ -205,6 +205,8 @@ pub enum CommandId {
     SnapshotVerify,
     /// `SNAPSHOT DELETE`
     SnapshotDelete,
+    /// `SNAPSHOT REKEY`
+    SnapshotRekey,
     /// `SNAPSHOT STATUS`
     SnapshotStatus,
     /// `SNAPSHOT HELP`

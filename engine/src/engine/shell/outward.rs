@@ -54,6 +54,21 @@ impl Shell {
         for done in self.loaded.drain(..) {
             let _ = done.send(());
         }
+        self.answer_marks();
+    }
+
+    /// Answers the marks that the log is durable up to; forgets those that nobody waits for.
+    fn answer_marks(&mut self) {
+        if self.marks.is_empty() {
+            return;
+        }
+        let durable = self.core.journal().durable();
+        self.marks.retain(|(mark, reply)| {
+            if mark.end <= durable {
+                let _ = reply.send(*mark);
+            }
+            mark.end > durable && !reply.is_disconnected()
+        });
     }
 
     fn tell_consumer(&mut self, event: CutEvent) {
@@ -93,13 +108,14 @@ impl Shell {
         let reply = AdminReplier::new(self.replier.clone(), conn, slot, version);
         let call = AdminCall { args, version, reply };
         let refused = match &self.admin {
-            Some(admin) => admin.try_send(call).err().map(|_| "ERR the control plane is busy"),
-            None => {
-                drop(call);
-                Some("ERR this engine has no control plane")
-            }
+            Some(admin) => admin
+                .try_send(call)
+                .err()
+                .map(|refused| (refused.into_inner(), "ERR the control plane is busy")),
+            None => Some((call, "ERR this engine has no control plane")),
         };
-        if let Some(text) = refused {
+        if let Some((call, text)) = refused {
+            call.reply.forget();
             let mut encoded = Vec::new();
             Reply::new(&mut encoded, version).error(text);
             self.core.admin_reply(conn, slot, encoded);

@@ -2,6 +2,7 @@
 
 mod corruption;
 mod crashes;
+mod follow;
 mod real_files;
 mod recovery;
 mod rig;

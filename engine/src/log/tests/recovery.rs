@@ -3,11 +3,12 @@
 use super::rig::{
     BLOCK, Shell, begin, contents, dir, first_start, log, lsns, next_start, recover, replay,
 };
-use crate::log::LogError;
 use crate::log::disk::LogDisk;
-use crate::log::recovery::{Coverage, Part, RecoveryError, obsolete_files};
+use crate::log::files::obsolete_files;
+use crate::log::recovery::{Coverage, Part, Recovery, RecoveryError};
 use crate::log::sim_disk::SimDisk;
 use crate::log::start::StartRecord;
+use crate::log::{LogError, segment};
 use crate::types::{Fsync, LogId, Lsn, Position, StartId, TxnId};
 
 fn shells(shards: u16) -> (SimDisk, Vec<Shell>) {
@@ -100,6 +101,75 @@ fn an_incomplete_relaxed_one_cuts_each_log_from_its_place_on() {
     assert_eq!(lsns(&recovery, log(1, 1)), [1, 2, 5]);
     assert_eq!(recovery.resolution().logs[0].end, end);
     assert_eq!(recovery.resolution().relaxed_cuts.len(), 1);
+}
+
+/// Shard 0 logs 20 before 12, whose LSN was fixed earlier, and shard 1 loses its part of 20. A
+/// snapshot that ends at 15 was published in between: it has 12, in whatever part of it.
+#[test]
+fn an_incomplete_relaxed_one_cuts_nothing_that_a_published_snapshot_has() {
+    for watermarks in [(15, 15), (11, 15), (15, 11)] {
+        let (disk, mut shells) = shells(2);
+        let frozen = (shells[0].put(1, 10), shells[1].put(2, 10));
+        shells[0].txn(id(20), &both(), true, 20);
+        shells[0].txn(id(12), &both(), true, 20);
+        shells[1].txn(id(12), &both(), true, 20);
+        shells[0].txn(id(21), &both(), true, 20);
+        shells[0].put(22, 10);
+        shells[1].txn(id(21), &both(), true, 20);
+        shells.iter_mut().for_each(Shell::settle);
+        let newest = image(1, &[(watermarks.0, frozen.0), (watermarks.1, frozen.1)]);
+        let older = image(1, &[(0, Position(0)), (0, Position(0))]);
+        let above = |watermark| if watermark < 12 { vec![12] } else { vec![] };
+        let all = (vec![1, 12], vec![2, 12]);
+        let behind = (above(watermarks.0), above(watermarks.1));
+        let kept = |image: Option<&Coverage>| {
+            let mut recovery = Recovery::scan(std::sync::Arc::new(disk.clone()), &dir()).unwrap();
+            // Known from its manifest, also if it cannot be loaded.
+            recovery.keep(Lsn(15));
+            recovery.resolve(image).unwrap();
+            let kept = (lsns(&recovery, log(1, 0)), lsns(&recovery, log(1, 1)));
+            (recovery, kept)
+        };
+        assert_eq!(kept(None).1, all);
+        assert_eq!(kept(Some(&older)).1, all);
+        let (decided, found) = kept(Some(&newest));
+        assert_eq!(found, behind);
+        begin(&decided, 2).unwrap();
+        // Final for every image that a later start loads, the older one too.
+        assert_eq!(kept(Some(&newest)).1, behind);
+        assert_eq!(kept(Some(&older)).1, all);
+        begin(&kept(Some(&older)).0, 1).unwrap();
+        assert_eq!(kept(None).1, all, "handed on");
+    }
+}
+
+#[test]
+fn segments_behind_the_end_of_a_log_are_left_over() {
+    let disk = SimDisk::new(5);
+    let mut shells = first_start(&disk, 2, 4 * BLOCK, Fsync::Always);
+    for at in 0..5 {
+        shells[0].put(100 + at, 3000);
+        shells[0].settle();
+    }
+    // Made ahead and not used: by the first shard the next, by the second its only one.
+    shells[1].pump().unwrap();
+    shells.iter_mut().for_each(|shell| shell.provide().unwrap());
+    let before = disk.list(&dir()).unwrap().len();
+    let mut recovery = recover(&disk, None).unwrap();
+    begin(&recovery, 1).unwrap();
+    let leftovers = recovery.take_leftovers().unwrap();
+    let names: Vec<_> =
+        leftovers.iter().map(|&(log, index)| segment::segment_name(log, index)).collect();
+    assert!(names.contains(&"000001-001-0000000000.seg".to_owned()), "{names:?} of {before}");
+    for name in &names {
+        disk.remove(&dir().join(name)).unwrap();
+    }
+    // Neither this recovery nor a later one misses them.
+    assert_eq!(lsns(&recovery, log(1, 0)), [100, 101, 102, 103, 104]);
+    let mut recovery = recover(&disk, None).unwrap();
+    assert_eq!(lsns(&recovery, log(1, 0)), [100, 101, 102, 103, 104]);
+    assert_eq!(lsns(&recovery, log(1, 1)), []);
+    assert_eq!(recovery.take_leftovers().unwrap(), []);
 }
 
 #[test]

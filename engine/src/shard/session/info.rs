@@ -10,20 +10,21 @@ use crate::resp::{Args, Reply};
 use crate::types::DATABASE_COUNT;
 
 use super::super::core::ShardCore;
-use super::super::shared::{ShardStats, Shared};
+use super::super::shared::ShardStats;
 use super::{CUTWATER_VERSION, REDIS_VERSION, config};
 
 /// Writes the lines of a section.
 type Section = fn(&ShardCore, &mut Lines);
 
 /// The sections, in their order. All belong to `default`.
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("Server", server),
     ("Clients", clients),
     ("Memory", memory),
     ("Persistence", persistence),
     ("Stats", stats),
     ("Replication", replication),
+    ("CPU", cpu),
     ("Cluster", cluster),
     ("Keyspace", keyspace),
 ];
@@ -115,9 +116,15 @@ fn clients(core: &ShardCore, lines: &mut Lines) {
 }
 
 fn memory(core: &ShardCore, lines: &mut Lines) {
-    let used = core.shared.sum(|stats| &stats.memory_bytes);
+    let (used, peak) = core.shared.memory_and_peak_bytes();
     lines.add("used_memory", used);
     lines.add("used_memory_human", human(used));
+    if let Some(usage) = core.shared.usage() {
+        lines.add("used_memory_rss", usage.resident_bytes);
+        lines.add("used_memory_rss_human", human(usage.resident_bytes));
+    }
+    lines.add("used_memory_peak", peak);
+    lines.add("used_memory_peak_human", human(peak));
     lines.add("used_memory_dataset", used);
     lines.add("maxmemory", 0);
     lines.add("maxmemory_human", human(0));
@@ -165,9 +172,13 @@ fn stats(core: &ShardCore, lines: &mut Lines) {
     let shared = &core.shared;
     lines.add("total_connections_received", shared.sum(|stats| &stats.connections_received));
     lines.add("total_commands_processed", shared.sum(|stats| &stats.commands));
+    let per_second = shared.sum(|stats| &stats.commands_per_second);
+    lines.add("instantaneous_ops_per_sec", per_second);
     lines.add("rejected_connections", shared.sum(|stats| &stats.connections_rejected));
     lines.add("expired_keys", shared.sum(|stats| &stats.expired_keys));
     lines.add("evicted_keys", 0);
+    lines.add("keyspace_hits", shared.sum(|stats| &stats.keyspace_hits));
+    lines.add("keyspace_misses", shared.sum(|stats| &stats.keyspace_misses));
     lines.add("commands_forwarded", shared.sum(|stats| &stats.commands_forwarded));
     lines.add("transactions", shared.sum(|stats| &stats.transactions));
 }
@@ -177,34 +188,26 @@ fn replication(_: &ShardCore, lines: &mut Lines) {
     lines.add("connected_slaves", 0);
 }
 
+/// Of the whole process: a host that embeds the engine is in it.
+fn cpu(core: &ShardCore, lines: &mut Lines) {
+    let Some(usage) = core.shared.usage() else { return };
+    lines.add("used_cpu_sys", format_args!("{:.6}", usage.system.as_secs_f64()));
+    lines.add("used_cpu_user", format_args!("{:.6}", usage.user.as_secs_f64()));
+}
+
 fn cluster(_: &ShardCore, lines: &mut Lines) {
     lines.add("cluster_enabled", 1);
 }
 
 fn keyspace(core: &ShardCore, lines: &mut Lines) {
     let shared = &core.shared;
-    let keys = |db: u8| shared.sum(|stats| &stats.keys[usize::from(db)]);
-    let used: Vec<(u8, u64)> =
-        (0..DATABASE_COUNT).map(|db| (db, keys(db))).filter(|(_, keys)| *keys > 0).collect();
-    for (db, expires) in used.iter().zip(expires(shared, &used)) {
-        let (db, keys) = db;
-        lines.add(&format!("db{db}"), format_args!("keys={keys},expires={expires},avg_ttl=0"));
+    for db in 0..usize::from(DATABASE_COUNT) {
+        let keys = shared.sum(|stats| &stats.keys[db]);
+        if keys > 0 {
+            let expires = shared.sum(|stats| &stats.expiring[db]);
+            lines.add(&format!("db{db}"), format_args!("keys={keys},expires={expires},avg_ttl=0"));
+        }
     }
-}
-
-/// How many keys of each database have an expiry. They are counted for all databases together, so
-/// with several in use the count is spread by their sizes.
-fn expires(shared: &Shared, used: &[(u8, u64)]) -> Vec<u64> {
-    let mut left = shared.sum(|stats| &stats.expiring);
-    let mut keys_left: u64 = used.iter().map(|(_, keys)| keys).sum();
-    let share = |(_, keys): &(u8, u64)| {
-        let share = u128::from(left) * u128::from(*keys) / u128::from(keys_left.max(1));
-        let share = (share as u64).min(*keys);
-        left -= share.min(left);
-        keys_left -= keys;
-        share
-    };
-    used.iter().map(share).collect()
 }
 
 fn load(counter: &std::sync::atomic::AtomicU64) -> u64 {

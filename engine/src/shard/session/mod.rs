@@ -22,12 +22,12 @@ pub(super) use connection::database;
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::command::introspect;
 use crate::command::table::{CommandId, CommandSpec};
+use crate::command::{Lookups, introspect};
 use crate::net::ConnId;
 use crate::resp::{Args, Reply};
 use crate::slot::slot_of;
-use crate::types::{DATABASE_COUNT, DbIndex, Position, Slot};
+use crate::types::{DATABASE_COUNT, DbIndex, Position, ShardId};
 
 use super::connection::Connection;
 use super::core::ShardCore;
@@ -38,7 +38,7 @@ pub const REDIS_VERSION: &str = "7.2.4";
 /// The version of Cutwater.
 pub const CUTWATER_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How often idle connections are looked for and expiring keys are counted, in microseconds.
+/// How often idle connections are looked for and rates are counted anew, in microseconds.
 const HOUSEKEEPING_INTERVAL_MICROS: u64 = 1_000_000;
 
 /// What a shard does about once a second.
@@ -46,6 +46,8 @@ const HOUSEKEEPING_INTERVAL_MICROS: u64 = 1_000_000;
 pub(super) struct Housekeeping {
     /// The next time, in microseconds since the Unix epoch.
     next_micros: u64,
+    /// When it was done last, and how many commands there had been.
+    last: (u64, u64),
 }
 
 impl ShardCore {
@@ -129,8 +131,13 @@ impl ShardCore {
         self.housekeep();
         let stats = self.shared.stats(self.id);
         for db in 0..DATABASE_COUNT {
-            stats.keys[db as usize].store(self.keyspace.len(DbIndex(db)), Relaxed);
+            let (at, db) = (usize::from(db), DbIndex(db));
+            stats.keys[at].store(self.keyspace.len(db), Relaxed);
+            stats.expiring[at].store(self.keyspace.expiring_len(db), Relaxed);
         }
+        let Lookups { hits, misses } = self.changes.lookups;
+        stats.keyspace_hits.store(hits, Relaxed);
+        stats.keyspace_misses.store(misses, Relaxed);
         stats.memory_bytes.store(self.keyspace.memory_bytes() as u64, Relaxed);
         stats.log_tail.store(self.journal.tail().0, Relaxed);
         // Without a log everything is durable, also what comes.
@@ -156,9 +163,17 @@ impl ShardCore {
             return;
         }
         self.housekeeping.next_micros = now_micros + HOUSEKEEPING_INTERVAL_MICROS;
-        let expiring = |slot| self.keyspace.slot_expiring_len(Slot(slot));
-        let expiring = self.keyspace.slots().map(expiring).sum();
-        self.shared.stats(self.id).expiring.store(expiring, Relaxed);
+        let stats = self.shared.stats(self.id);
+        let (last_micros, last_commands) = self.housekeeping.last;
+        let commands = stats.commands.load(Relaxed);
+        self.housekeeping.last = (now_micros, commands);
+        let elapsed_micros = now_micros.saturating_sub(last_micros).max(1);
+        let rate = (commands - last_commands).saturating_mul(1_000_000) / elapsed_micros;
+        stats.commands_per_second.store(rate, Relaxed);
+        if self.id == ShardId(0) {
+            // For the peak.
+            self.shared.memory_and_peak_bytes();
+        }
         let timeout_s = self.shared.settings().timeout_s;
         if timeout_s > 0 {
             self.close_idle(now_micros.saturating_sub(timeout_s.saturating_mul(1_000_000)));

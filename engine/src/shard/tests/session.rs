@@ -1,5 +1,8 @@
 //! Commands about the connection and the server.
 
+use std::time::Duration;
+
+use super::super::shared::ProcessUsage;
 use super::*;
 
 #[test]
@@ -155,6 +158,11 @@ fn config_tells_and_changes() {
         ("appendonly", "no"),
         ("appendfsync", "always"),
         ("databases", "16"),
+        ("maxmemory", "0"),
+        ("maxmemory-policy", "noeviction"),
+        ("timeout", "0"),
+        ("requirepass", ""),
+        ("bind", "0.0.0.0"),
         ("port", "6379"),
         ("maxclients", "10000"),
         ("cluster-enabled", "yes"),
@@ -184,6 +192,8 @@ fn config_tells_and_changes() {
         (&["x", "1"][..], "ERR Unknown option or number of arguments for CONFIG SET - 'x'"),
         (&["timeout", "1", "save"], "ERR syntax error"),
         (&["databases", "4"], &format!("{failed}'databases') - can't set immutable config")),
+        (&["maxmemory", "1gb"], &format!("{failed}'maxmemory') - can't set immutable config")),
+        (&["port", "1"], &format!("{failed}'port') - can't set immutable config")),
         (&["timeout", "1", "TIMEOUT", "2"], &format!("{failed}'TIMEOUT') - duplicate parameter")),
         (
             &["timeout", "1", "maxclients", "x"],
@@ -218,6 +228,7 @@ fn info_has_its_sections() {
         "# Persistence",
         "# Stats",
         "# Replication",
+        "# CPU",
         "# Cluster",
         "# Keyspace",
     ];
@@ -252,6 +263,149 @@ fn info_has_its_sections() {
         "# Cluster\r\ncluster_enabled:1\r\n\r\n# Keyspace\r\ndb0:keys=31,expires=1,avg_ttl=0\r\n"
     );
     assert_eq!(cluster.text(conn, &["INFO", "nothing"]), "");
+}
+
+/// The lines of INFO that begin with one of these names.
+fn info_lines(cluster: &mut TestCluster, conn: TestConn, names: &[&str]) -> Vec<String> {
+    let info = cluster.text(conn, &["INFO"]);
+    let line = |name: &&str| {
+        let found = info.lines().find(|line| line.split(':').next() == Some(*name));
+        found.unwrap_or_else(|| panic!("{name} in {info}")).to_owned()
+    };
+    names.iter().map(line).collect()
+}
+
+#[test]
+fn info_counts_hits_misses_and_expired_keys() {
+    for shards in 1..=3 {
+        let (mut cluster, conn) = with_client(shards);
+        let names = ["keyspace_hits", "keyspace_misses", "expired_keys"];
+        cluster.call(conn, &["MSET", "a", "1", "b", "2", "c", "3"]);
+        // Writes do not count, whatever they find; reads do, key by key.
+        for args in
+            [&["SET", "a", "1"][..], &["INCR", "b"], &["DEL", "nothing"], &["SETNX", "a", "x"]]
+        {
+            cluster.call(conn, args);
+        }
+        let none = ["keyspace_hits:0", "keyspace_misses:0", "expired_keys:0"];
+        assert_eq!(info_lines(&mut cluster, conn, &names), none);
+        for args in [
+            &["GET", "a"][..],
+            &["GET", "x"],
+            &["MGET", "a", "b", "x", "y"],
+            &["EXISTS", "a", "a"],
+            &["STRLEN", "x"],
+            &["GETRANGE", "a", "0", "1"],
+            &["TTL", "a"],
+            &["PTTL", "x"],
+            &["TYPE", "a"],
+            &["GETDEL", "c"],
+            &["SET", "b", "1", "GET"],
+            &["SET", "x", "1", "GET", "PX", "50"],
+        ] {
+            cluster.call(conn, args);
+        }
+        let some = ["keyspace_hits:10", "keyspace_misses:6", "expired_keys:0"];
+        assert_eq!(info_lines(&mut cluster, conn, &names), some);
+        cluster.advance_ms(60);
+        cluster.advance_ms(200);
+        cluster.call(conn, &["GET", "x"]);
+        let expired = ["keyspace_hits:10", "keyspace_misses:7", "expired_keys:1"];
+        assert_eq!(info_lines(&mut cluster, conn, &names), expired);
+    }
+}
+
+#[test]
+fn info_counts_keys_with_an_expiry_database_by_database() {
+    for shards in 1..=3 {
+        let (mut cluster, conn) = with_client(shards);
+        for (db, all, expiring) in [("0", 30, 3), ("3", 20, 20), ("15", 10, 0)] {
+            cluster.call(conn, &["SELECT", db]);
+            for n in 0..all {
+                let key = format!("key:{n}");
+                cluster.call(conn, &["SET", &key, "v"]);
+                if n < expiring {
+                    cluster.call(conn, &["EXPIRE", &key, "1000"]);
+                }
+            }
+        }
+        let text = |cluster: &mut TestCluster| cluster.text(conn, &["INFO", "keyspace"]);
+        assert_eq!(
+            text(&mut cluster),
+            "# Keyspace\r\ndb0:keys=30,expires=3,avg_ttl=0\r\n\
+             db3:keys=20,expires=20,avg_ttl=0\r\ndb15:keys=10,expires=0,avg_ttl=0\r\n"
+        );
+        cluster.call(conn, &["SELECT", "3"]);
+        cluster.call(conn, &["PERSIST", "key:0"]);
+        cluster.call(conn, &["SET", "key:1", "v"]);
+        cluster.call(conn, &["DEL", "key:2"]);
+        cluster.call(conn, &["RENAME", "key:3", "key:4"]);
+        cluster.call(conn, &["COPY", "key:5", "key:6", "DB", "15"]);
+        cluster.call(conn, &["COPY", "key:7", "new", "DB", "0"]);
+        assert_eq!(
+            text(&mut cluster),
+            "# Keyspace\r\ndb0:keys=31,expires=4,avg_ttl=0\r\n\
+             db3:keys=18,expires=16,avg_ttl=0\r\ndb15:keys=10,expires=0,avg_ttl=0\r\n"
+        );
+        cluster.call(conn, &["FLUSHDB"]);
+        cluster.call(conn, &["SELECT", "0"]);
+        cluster.call(conn, &["FLUSHDB"]);
+        let left = "# Keyspace\r\ndb15:keys=10,expires=0,avg_ttl=0\r\n";
+        assert_eq!(text(&mut cluster), left);
+        cluster.call(conn, &["FLUSHALL"]);
+        assert_eq!(text(&mut cluster), "# Keyspace\r\n");
+    }
+}
+
+#[test]
+fn info_counts_commands_and_how_many_a_second() {
+    let (mut cluster, conn) = with_client(2);
+    let names = ["total_commands_processed", "instantaneous_ops_per_sec"];
+    cluster.advance_ms(1_500);
+    for n in 0..500 {
+        cluster.call(conn, &["SET", &format!("key:{n}"), "v"]);
+    }
+    for args in [&["MULTI"][..], &["SET", "a", "1"], &["SET", "b", "1"], &["EXEC"]] {
+        cluster.call(conn, args);
+    }
+    cluster.advance_ms(1_000);
+    let lines = info_lines(&mut cluster, conn, &names);
+    // MULTI, EXEC, what they hold, and this INFO.
+    assert_eq!(lines[0], "total_commands_processed:505");
+    let rate: u64 = lines[1].rsplit(':').next().unwrap().parse().unwrap();
+    assert!((400..=504).contains(&rate), "{rate}");
+    cluster.advance_ms(2_000);
+    assert_eq!(info_lines(&mut cluster, conn, &names)[1], "instantaneous_ops_per_sec:0");
+}
+
+#[test]
+fn info_tells_what_the_process_costs_and_the_peak_of_memory() {
+    let (mut cluster, conn) = with_client(2);
+    assert!(!cluster.text(conn, &["INFO"]).contains("used_cpu_sys"), "nobody measures");
+    let usage = || ProcessUsage {
+        user: Duration::from_micros(2_500_000),
+        system: Duration::from_micros(1_000_001),
+        resident_bytes: 3 << 20,
+    };
+    cluster.shared.usage.set(usage).expect("set once");
+    assert_eq!(
+        cluster.text(conn, &["INFO", "cpu"]),
+        "# CPU\r\nused_cpu_sys:1.000001\r\nused_cpu_user:2.500000\r\n"
+    );
+    for n in 0..100 {
+        cluster.call(conn, &["SET", &format!("key:{n}"), &"v".repeat(1_000)]);
+    }
+    cluster.advance_ms(1_100);
+    let names = ["used_memory", "used_memory_peak", "used_memory_rss", "used_memory_rss_human"];
+    let number = |line: &String| line.rsplit(':').next().unwrap().parse::<u64>().unwrap();
+    let full = info_lines(&mut cluster, conn, &names);
+    assert!(number(&full[0]) > 100_000 && number(&full[1]) >= number(&full[0]), "{full:?}");
+    assert_eq!(full[2..], ["used_memory_rss:3145728", "used_memory_rss_human:3.00M"]);
+    cluster.call(conn, &["FLUSHALL"]);
+    cluster.advance_ms(1_100);
+    let empty = info_lines(&mut cluster, conn, &names);
+    assert!(number(&empty[0]) + 100_000 < number(&empty[1]), "{empty:?}");
+    assert!(number(&empty[1]) >= number(&full[1]), "{empty:?} {full:?}");
 }
 
 #[test]

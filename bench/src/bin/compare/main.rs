@@ -12,6 +12,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are this program's output")]
 
+mod latency;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +25,7 @@ use cutwater_bench::peer::{self, PeerOptions};
 use cutwater_bench::process::ServerProcess;
 use cutwater_bench::report::{Row, table};
 use cutwater_bench::server::{self, ServerOptions};
-use cutwater_bench::{tools, usage};
+use cutwater_bench::{idle, tools, usage};
 
 /// How long one run of `redis-benchmark` may take.
 const RUN_LIMIT: Duration = Duration::from_secs(180);
@@ -34,6 +36,9 @@ const VALUE_BYTES: usize = 64;
 /// Key and value bytes of the memory part.
 const STORED_KEY_BYTES: usize = 16;
 const STORED_VALUE_BYTES: usize = 100;
+/// Of the idle part.
+const IDLE_CONNECTIONS: usize = 1_000;
+const IDLE_WATCHED: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(about = "Measures Cutwater beside Valkey and prints Markdown tables")]
@@ -52,7 +57,11 @@ enum Part {
     Durable,
     /// Bytes per key, a snapshot, and a restart.
     Dataset,
-    /// All of these.
+    /// How long requests at a fixed rate wait, with and without a snapshot under way.
+    Latency,
+    /// CPU of a server with 1,000 connections that do nothing for a minute; not part of `all`.
+    Idle,
+    /// All of these but `idle`.
     All,
 }
 
@@ -70,6 +79,15 @@ struct Load {
     /// Keys of the dataset part.
     #[arg(long, global = true, default_value_t = 1_000_000)]
     keys: u64,
+    /// Requests per second of the latency part.
+    #[arg(long, global = true, default_value_t = 20_000)]
+    rate: u32,
+    /// For at least how many seconds each line of the latency part is measured.
+    #[arg(long, global = true, default_value_t = 10)]
+    seconds: u64,
+    /// Further arguments of the `cutwater` command line, divided by blanks.
+    #[arg(long, global = true, default_value = "")]
+    cutwater_args: String,
     /// Where the servers keep their data: on the disk to be measured.
     #[arg(long, global = true, default_value = "target/compare")]
     dir: PathBuf,
@@ -101,6 +119,7 @@ impl Pair {
         let mut options = ServerOptions::new(dir.join("cutwater"));
         options.shards = 1;
         options.fsync = fsync;
+        options.more = load.cutwater_args.split_whitespace().map(str::to_owned).collect();
         let peer = PeerOptions {
             dir: dir.join("valkey"),
             appendfsync: peer_fsync,
@@ -139,12 +158,32 @@ fn main() -> io::Result<()> {
         Part::Memory => memory(&load),
         Part::Durable => durable(&load),
         Part::Dataset => dataset(&load),
+        Part::Latency => latency::latency(&load),
+        Part::Idle => idle(&load),
         Part::All => {
             memory(&load)?;
             durable(&load)?;
-            dataset(&load)
+            dataset(&load)?;
+            latency::latency(&load)
         }
     }
+}
+
+/// Two shards that sync always, on their own.
+fn idle(load: &Load) -> io::Result<()> {
+    let dir = std::path::absolute(load.dir.join("idle"))?;
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    let mut server = ServerOptions::new(dir.join("cutwater")).start()?;
+    let idle = idle::watch(&server, IDLE_CONNECTIONS, IDLE_WATCHED)?;
+    println!(
+        "{IDLE_CONNECTIONS} connections, idle for {} s: {:.3} % of a CPU (target: under 1 %).",
+        IDLE_WATCHED.as_secs(),
+        idle.cpu_percent
+    );
+    server.terminate()?;
+    std::fs::remove_dir_all(&dir)
 }
 
 /// `--shards 1 --no-log` beside `--save '' --appendonly no --io-threads 1`.

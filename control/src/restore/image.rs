@@ -1,0 +1,157 @@
+//! A plan as an image that an engine loads: the base is a layer, so is every delta, and the log
+//! behind them is one more, read object by object with a little ahead.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cutwater_engine::ImageSource;
+use cutwater_engine::log::Coverage;
+use cutwater_engine::seal::Keyring;
+use cutwater_engine::types::Lsn;
+use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::archive::object::decode;
+use cutwater_snapshot::archive::{WalHeader, WalNumber};
+use cutwater_snapshot::chunk::ChunkKind;
+use cutwater_snapshot::error::Flaw;
+use cutwater_snapshot::paths;
+use cutwater_snapshot::reader::CoreReader;
+use cutwater_snapshot::sealing::Unlocked;
+use object_store::ObjectStoreExt;
+use tokio::runtime::Handle;
+
+/// Archive objects that are read ahead.
+const OBJECTS_AHEAD: usize = 2;
+
+/// See the module.
+pub struct PlanImage {
+    /// Where the store is read.
+    pub runtime: Handle,
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// What opens the archive's objects.
+    pub keys: Keyring,
+    /// The base, and the deltas on top of it.
+    pub snapshots: Vec<Unlocked>,
+    /// The log behind them.
+    pub wal: Vec<WalHeader>,
+    /// Of the log, everything above it,
+    pub above: Lsn,
+    /// and at or below it.
+    pub target: Lsn,
+}
+
+/// Why a record was not taken.
+struct Refused(String);
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Self {
+        Self(flaw.to_string())
+    }
+}
+
+impl ImageSource for PlanImage {
+    fn name(&self) -> String {
+        let snapshots: Vec<String> =
+            self.snapshots.iter().map(|snapshot| snapshot.name().to_string()).collect();
+        format!("{} and {} objects of the archive", snapshots.join(", "), self.wal.len())
+    }
+
+    fn coverage(&self) -> Option<Coverage> {
+        None
+    }
+
+    fn end_lsn(&self) -> Lsn {
+        self.target
+    }
+
+    fn layers(&self) -> usize {
+        self.snapshots.len() + usize::from(!self.wal.is_empty())
+    }
+
+    fn parts(&self, layer: usize) -> usize {
+        self.snapshots.get(layer).map_or(1, |snapshot| snapshot.cores().len())
+    }
+
+    fn read(
+        &self,
+        layer: usize,
+        part: usize,
+        with_tail: bool,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        match self.snapshots.get(layer) {
+            Some(snapshot) => self.read_part(snapshot, part, with_tail, sink),
+            None => self.read_wal(sink),
+        }
+    }
+}
+
+impl PlanImage {
+    fn read_part(
+        &self,
+        snapshot: &Unlocked,
+        part: usize,
+        with_tail: bool,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let core = snapshot.cores().get(part).ok_or("no such part")?.core;
+        let mut reader = CoreReader::open(&self.runtime, Arc::clone(&self.store), snapshot, core);
+        while let Some(chunk) = reader.next_blocking().map_err(|error| error.to_string())? {
+            match chunk.kind {
+                ChunkKind::Image => sink(&chunk.body)?,
+                _ if !with_tail => {}
+                _ => {
+                    for record in chunk.records() {
+                        sink(record.map_err(|flaw| flaw.to_string())?.ops)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All of the log in order: what one object holds of a slot comes before what the next does.
+    fn read_wal(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+        let (sender, objects) = flume::bounded(OBJECTS_AHEAD);
+        let numbers: Vec<WalNumber> = self.wal.iter().map(|header| header.link.number).collect();
+        self.runtime.spawn(fetch(Arc::clone(&self.store), numbers, sender));
+        for planned in &self.wal {
+            let number = planned.link.number;
+            let name = || paths::wal(number.0).to_string();
+            let object = objects.recv().map_err(|_| "the runtime has stopped".to_owned())??;
+            let (header, body) =
+                decode(number, &object, &self.keys).map_err(|error| error.to_string())?;
+            if header.link != planned.link {
+                return Err(format!("{} was replaced since it was planned", name()));
+            }
+            let applied = body.for_each::<Refused>(&mut |record| {
+                if record.lsn <= self.above || record.lsn > self.target {
+                    return Ok(());
+                }
+                sink(record.ops).map_err(Refused)
+            });
+            applied.map_err(|Refused(reason)| format!("{}: {reason}", name()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the objects in order; ends when the receiver has gone.
+async fn fetch(
+    store: Arc<dyn ObjectStore>,
+    numbers: Vec<WalNumber>,
+    sender: flume::Sender<Result<Bytes, String>>,
+) {
+    for number in numbers {
+        let path = paths::wal(number.0);
+        let object = match store.get(&path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        let object = object.map_err(|error| format!("cannot read {path}: {error}"));
+        let is_last = object.is_err();
+        if sender.send_async(object).await.is_err() || is_last {
+            return;
+        }
+    }
+}

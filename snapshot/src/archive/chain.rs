@@ -1,0 +1,207 @@
+//! What an archive has: the heads of its objects, and which of them follow each other.
+//!
+//! It fails closed: an error while listing or reading is an error. An object whose header cannot be
+//! believed is an entry that says why, and a hole in its history.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cutwater_engine::types::Lsn;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::error::ArchiveError;
+use super::header::{HEADER_BYTES, WalHeader, WalNumber};
+use crate::error::{Damage, Flaw, Operation, StoreError};
+use crate::ident::{DatabaseId, HistoryId, Identity};
+use crate::paths::{self, Named};
+use crate::store;
+
+/// Headers that are read at once.
+const READS_AT_ONCE: usize = 32;
+/// Headers that a search for the head reads before it looks whether it has found it; more than a
+/// head can have late objects of superseded writers around it.
+const HEAD_BATCH: usize = 128;
+
+/// One object of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalEntry {
+    /// Its number.
+    pub number: WalNumber,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// Its header, or why that is not believed.
+    pub header: Result<WalHeader, Damage>,
+}
+
+/// The objects of an archive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archive {
+    /// By number.
+    pub entries: Vec<WalEntry>,
+    /// Names in its folder that are not Cutwater's.
+    pub foreign: Vec<String>,
+}
+
+/// Where a writer goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChainHead {
+    /// The highest number of any object in the store; 0 if there is none.
+    pub last: WalNumber,
+    /// The newest object of the writer's history.
+    pub own: Option<WalHeader>,
+}
+
+impl Archive {
+    /// Reads the header of every object.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Store`] if listing or reading fails, [`ArchiveError::ForeignDatabase`].
+    pub async fn load(store: &dyn ObjectStore, database: DatabaseId) -> Result<Self, ArchiveError> {
+        let (numbers, foreign) = list(store).await?;
+        // Futures, not a closure that makes them: with one, this future would not be `Send`.
+        let reads: Vec<_> =
+            numbers.iter().map(|(&number, &bytes)| read(store, database, number, bytes)).collect();
+        let entries = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(Self { entries, foreign })
+    }
+
+    /// The headers that can be believed, by number.
+    pub fn headers(&self) -> impl DoubleEndedIterator<Item = &WalHeader> {
+        self.entries.iter().filter_map(|entry| entry.header.as_ref().ok())
+    }
+
+    /// The objects of a history that follow each other, oldest first. Two neighbours of which the
+    /// later does not begin where the earlier ends have a hole between them.
+    pub fn chain(&self, history: HistoryId) -> Vec<&WalHeader> {
+        chain(self.headers().filter(|header| header.identity.history == history))
+    }
+
+    /// The believable objects that no chain holds: late puts of superseded writers.
+    pub fn orphans(&self) -> Vec<WalNumber> {
+        let histories: BTreeSet<_> = self.headers().map(|header| header.identity.history).collect();
+        let chained: BTreeSet<WalNumber> = histories
+            .into_iter()
+            .flat_map(|history| self.chain(history))
+            .map(|header| header.link.number)
+            .collect();
+        let all = self.headers().map(|header| header.link.number);
+        all.filter(|number| !chained.contains(number)).collect()
+    }
+
+    /// The highest LSN up to which anything is archived.
+    pub fn highest_lsn(&self) -> Lsn {
+        self.headers().map(|header| header.to).max().unwrap_or_default()
+    }
+}
+
+/// Follows predecessors from the newest object down. Where one is gone, the chain goes on with the
+/// next older object that fits and was not late: an object of a lower epoch than any older one is
+/// its writer's last, put after it had been superseded.
+fn chain<'a>(headers: impl DoubleEndedIterator<Item = &'a WalHeader>) -> Vec<&'a WalHeader> {
+    let mut highest_epoch = 0;
+    let timely: Vec<&WalHeader> = headers
+        .filter(|header| {
+            highest_epoch = highest_epoch.max(header.epoch);
+            header.epoch == highest_epoch
+        })
+        .collect();
+    let mut chain: Vec<&WalHeader> = Vec::new();
+    for header in timely.into_iter().rev() {
+        let Some(above) = chain.last() else {
+            chain.push(header);
+            continue;
+        };
+        let named = above.predecessor;
+        let is_named = named.is_some_and(|link| link == header.link);
+        let is_passed_over = named.is_none_or(|link| link.number < header.link.number);
+        if is_named || (!is_passed_over && header.to <= above.from) {
+            chain.push(header);
+        }
+    }
+    chain.reverse();
+    chain
+}
+
+/// Where a writer of this identity goes on. Reads from the newest object down, a batch at a time,
+/// and stops where nothing of its history can come any more: a history's objects are younger than
+/// the last one of its parent before the fork.
+///
+/// # Errors
+/// As for [`Archive::load`], and [`ArchiveError::Damaged`] if a header cannot be believed that might
+/// be the one.
+pub async fn find_head(
+    store: &dyn ObjectStore,
+    identity: Identity,
+) -> Result<ChainHead, ArchiveError> {
+    let (numbers, _) = list(store).await?;
+    let last = numbers.keys().next_back().copied().unwrap_or_default();
+    let newest: Vec<_> = numbers.into_iter().rev().collect();
+    for batch in newest.chunks(HEAD_BATCH) {
+        let reads: Vec<_> = batch
+            .iter()
+            .map(|&(number, bytes)| read(store, identity.database, number, bytes))
+            .collect();
+        let mut entries: Vec<WalEntry> =
+            stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        entries.reverse();
+        let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
+        let own = chain(headers().filter(|header| header.identity.history == identity.history));
+        let own = own.last().map(|header| (*header).clone());
+        let above = own.as_ref().map_or(WalNumber(0), |header| header.link.number);
+        let mut newer = entries.iter().filter(|entry| entry.number > above);
+        if let Some(damage) = newer.find_map(|entry| entry.header.as_ref().err()) {
+            return Err(damage.clone().into());
+        }
+        let is_before_fork =
+            |header: &WalHeader| identity.fork.is_some_and(|fork| header.to <= fork.lsn);
+        if own.is_some() || headers().any(is_before_fork) {
+            return Ok(ChainHead { last, own });
+        }
+    }
+    Ok(ChainHead { last, own: None })
+}
+
+/// The objects by number, with their lengths.
+async fn list(
+    store: &dyn ObjectStore,
+) -> Result<(BTreeMap<WalNumber, u64>, Vec<String>), ArchiveError> {
+    let (mut numbers, mut foreign) = (BTreeMap::new(), Vec::new());
+    for object in store::list(store, &paths::wal_folder()).await? {
+        match Named::parse(&object.location) {
+            Some(Named::Wal(number)) => {
+                numbers.insert(WalNumber(number), object.size);
+            }
+            _ => foreign.push(object.location.to_string()),
+        }
+    }
+    Ok((numbers, foreign))
+}
+
+async fn read(
+    store: &dyn ObjectStore,
+    database: DatabaseId,
+    number: WalNumber,
+    size_bytes: u64,
+) -> Result<WalEntry, ArchiveError> {
+    let path = paths::wal(number.0);
+    let end = size_bytes.min(HEADER_BYTES as u64);
+    let bytes = match end {
+        0 => Ok(bytes::Bytes::new()),
+        _ => store.get_range(&path, 0..end).await,
+    };
+    let bytes = bytes.map_err(|e| StoreError::failed(Operation::Get, &path, e))?;
+    let header = WalHeader::decode(number, &bytes).and_then(|header| {
+        let (expected, found) = (header.object_bytes(), size_bytes);
+        if expected == found {
+            return Ok(header);
+        }
+        Err(Damage::whole(&path, Flaw::Length { expected, found }))
+    });
+    if let Ok(header) = &header
+        && header.identity.database != database
+    {
+        let (expected, found) = (database, header.identity.database);
+        return Err(ArchiveError::ForeignDatabase { object: path.to_string(), expected, found });
+    }
+    Ok(WalEntry { number, size_bytes, header })
+}

@@ -1,0 +1,118 @@
+//! Brings snapshots under the active key: only their manifests are written anew, with the same data
+//! key wrapped by another configured key. Objects and authentication stay what they are.
+//!
+//! For the store's writer only, or who holds its lock: a deletion beside it could be undone. Where
+//! the store can compare before it writes, that is made use of.
+
+use cutwater_engine::seal::Keyring;
+use cutwater_engine::types::SnapshotId;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+
+use crate::catalog::find_names;
+use crate::error::{Operation, SnapshotError, StoreError};
+use crate::ident;
+use crate::manifest::{Manifest, Record};
+use crate::paths::{Named, SnapshotName};
+use crate::store;
+
+/// What a rekeying did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rekeyed {
+    /// Manifests that were written anew, as they are now.
+    pub manifests: Vec<Manifest>,
+    /// Snapshots that were under the active key already.
+    pub current: u64,
+}
+
+/// Rewraps the data key of one published snapshot, or of all of them, under the active key. The
+/// keys under which they are now must be configured too. Can be repeated.
+///
+/// # Errors
+/// [`SnapshotError::NoKeys`] without keys, [`SnapshotError::NoSnapshot`] or
+/// [`SnapshotError::NotPublished`] for the one that was named, as for
+/// [`Manifest::unlock`] at the first that does not open, or the store's error. Those before
+/// it are done.
+pub async fn rekey(
+    store: &dyn ObjectStore,
+    id: Option<SnapshotId>,
+    keys: &Keyring,
+) -> Result<Rekeyed, SnapshotError> {
+    if keys.is_empty() {
+        return Err(SnapshotError::NoKeys);
+    }
+    let names = match id {
+        Some(id) => find_names(store, id).await?,
+        None => all_names(store).await?,
+    };
+    let mut done = Rekeyed::default();
+    let mut other = id.map(|id| SnapshotError::NoSnapshot { id });
+    for name in names {
+        match rekey_named(store, name, keys).await? {
+            Outcome::Rewrapped(manifest) => done.manifests.push(*manifest),
+            Outcome::Current => done.current += 1,
+            Outcome::Tombstone(state) => {
+                other = id.map(|id| SnapshotError::NotPublished { id, state });
+                continue;
+            }
+        }
+        other = None;
+    }
+    match other {
+        Some(error) if done == Rekeyed::default() => Err(error),
+        _ => Ok(done),
+    }
+}
+
+enum Outcome {
+    Rewrapped(Box<Manifest>),
+    Current,
+    Tombstone(&'static str),
+}
+
+async fn rekey_named(
+    store: &dyn ObjectStore,
+    name: SnapshotName,
+    keys: &Keyring,
+) -> Result<Outcome, SnapshotError> {
+    let path = name.manifest();
+    let failed = |e| StoreError::failed(Operation::Get, &path, e);
+    let found = store.get(&path).await.map_err(failed)?;
+    let version =
+        UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+    let manifest = match Record::decode(name, &found.bytes().await.map_err(failed)?)? {
+        Record::Published(manifest) => manifest,
+        Record::Tombstone(tombstone) => return Ok(Outcome::Tombstone(tombstone.state.name())),
+    };
+    // Also where the key is the active one: what does not open is not called done.
+    let unlocked = manifest.unlock(keys)?;
+    let active = keys.active().expect("checked by the caller").0;
+    if manifest.wrapped_key().is_some_and(|wrapped| wrapped.key_id == *active) {
+        return Ok(Outcome::Current);
+    }
+    let raw = unlocked.rewrapped(keys, ident::random)?.expect("a key is active");
+    let body = raw.encode();
+    let Record::Published(manifest) = Record::decode(name, &body)? else {
+        unreachable!("a published manifest with another wrapped key")
+    };
+    let options = PutOptions { mode: PutMode::Update(version), ..PutOptions::default() };
+    match store.put_opts(&path, body.clone().into(), options).await {
+        Ok(_) => {}
+        // Stores that cannot compare: the caller holds the lock that keeps others away.
+        Err(
+            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
+        ) => {
+            store::put(store, &path, body.into()).await?;
+        }
+        Err(error) => return Err(StoreError::failed(Operation::Put, &path, error).into()),
+    }
+    Ok(Outcome::Rewrapped(manifest))
+}
+
+async fn all_names(store: &dyn ObjectStore) -> Result<Vec<SnapshotName>, SnapshotError> {
+    let found = store::list(store, &crate::paths::snapshots()).await?;
+    let names = found.iter().filter_map(|object| match Named::parse(&object.location) {
+        Some(Named::Manifest(name)) => Some(name),
+        _ => None,
+    });
+    Ok(names.collect())
+}
