@@ -14,6 +14,7 @@ mod idle;
 mod limits;
 mod log_bounds;
 mod mistakes;
+mod point_in_time;
 mod snapshot_consistency;
 mod stops;
 mod support;
