@@ -1,7 +1,8 @@
 //! Snapshot objects of Cutwater, over any object store and without a server.
 //!
 //! A snapshot is written by [`writer`] behind a [`claim`], listed by [`catalog`], read back by
-//! [`reader`], checked by [`verify`], ended by [`delete`] and brought elsewhere by [`restore`].
+//! [`reader`], checked by [`verify`], ended by [`delete`], copied into another store by [`upload`]
+//! and brought elsewhere by [`restore`].
 //! Underneath lie the formats ([`chunk`], [`decoder`], [`manifest`], [`claim`]; byte by byte in
 //! `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
 //!
@@ -23,6 +24,7 @@ pub mod paths;
 pub mod reader;
 pub mod restore;
 pub mod store;
+pub mod upload;
 pub mod verify;
 pub mod writer;
 

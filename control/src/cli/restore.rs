@@ -7,14 +7,17 @@ use cutwater_engine::types::SnapshotId;
 
 use super::failure::Failure;
 use super::offline::Store;
-use super::output;
+use super::s3::S3Args;
+use super::{Variables, output};
 
 /// What to restore, and where to.
 #[derive(clap::Args)]
 pub struct RestoreArgs {
-    /// The store that holds the snapshot: file:///DIR
+    /// The store that holds the snapshot: file:///DIR or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL")]
     store: String,
+    #[command(flatten)]
+    s3: S3Args,
     /// The snapshot's number
     #[arg(long, value_name = "ID")]
     snapshot: u64,
@@ -24,8 +27,9 @@ pub struct RestoreArgs {
 }
 
 /// Restores, and says how to go on.
-pub fn execute(args: &RestoreArgs) -> Result<(), Failure> {
-    Store::open(&args.store)?.restore(SnapshotId(args.snapshot), &args.into)?;
+pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure> {
+    let options = args.s3.options(variables)?;
+    Store::open(&args.store, &options)?.restore(SnapshotId(args.snapshot), &args.into)?;
     let into = args.into.display();
     output::print(&format!(
         "restored snapshot {} into {into}\nserve it with: cutwater serve --data-dir {into}",
