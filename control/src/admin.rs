@@ -10,8 +10,8 @@ use cutwater_snapshot::catalog::Entry;
 use cutwater_snapshot::manifest::Manifest;
 use tokio::sync::watch;
 
-use crate::coordinator::{CoordinatorError, Handle, Status};
-use crate::listing::{Field, fields};
+use crate::coordinator::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
+use crate::listing::{Field, REMOTE_FIELD, fields};
 
 /// Answers calls until the engine is gone. `shutdown` is set by SHUTDOWN.
 pub async fn serve(
@@ -56,7 +56,7 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
         (b"snapshot", b"list") => match handle.list().await {
             Ok(entries) => reply.reply(|reply| {
                 reply.array(entries.len());
-                entries.iter().for_each(|found| entry(reply, found));
+                entries.iter().for_each(|found| entry(reply, found, &handle));
             }),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
@@ -83,7 +83,7 @@ async fn with_id(
     match subcommand {
         b"show" => match handle.list().await {
             Ok(entries) => reply.reply(|reply| match entries.iter().find(|e| e.id == id) {
-                Some(found) => entry(reply, found),
+                Some(found) => entry(reply, found, handle),
                 None => reply.error(&format!("ERR there is no snapshot {id}")),
             }),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
@@ -93,7 +93,10 @@ async fn with_id(
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
         b"delete" => match handle.delete(id).await {
-            Ok(()) => reply.reply(|reply| reply.ok()),
+            Ok(Deleted::Everywhere) => reply.reply(|reply| reply.ok()),
+            Ok(Deleted::RemotePending) => reply.reply(|reply| {
+                reply.simple("OK: deleted here; the remote store's copy goes when it answers");
+            }),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
         _ => reply.reply(|reply| reply.error("ERR unknown subcommand. Try SNAPSHOT HELP.")),
@@ -137,8 +140,11 @@ fn created(reply: &mut Reply<'_>, manifest: &Manifest) {
     }
 }
 
-fn entry(reply: &mut Reply<'_>, entry: &Entry) {
-    let fields = fields(entry);
+fn entry(reply: &mut Reply<'_>, entry: &Entry, handle: &Handle) {
+    let mut fields = fields(entry);
+    if let Some(place) = handle.remote_place(entry) {
+        fields.push((REMOTE_FIELD, Field::Text(place)));
+    }
     reply.map(fields.len());
     for (name, field) in fields {
         reply.bulk(name.as_bytes());
@@ -151,7 +157,7 @@ fn entry(reply: &mut Reply<'_>, entry: &Entry) {
 }
 
 fn status(reply: &mut Reply<'_>, status: &Status) {
-    reply.map(9);
+    reply.map(9 + if status.remote.is_some() { REMOTE_FIELDS } else { 0 });
     let numbers = [
         ("written_bytes", status.written_bytes),
         ("last_end_lsn", status.last_end_lsn.0),
@@ -173,6 +179,40 @@ fn status(reply: &mut Reply<'_>, status: &Status) {
     }
     reply.bulk(b"last_error");
     reply.bulk_or_null(status.last_error.as_deref().map(str::as_bytes));
+    if let Some(remote) = &status.remote {
+        remote_status(reply, remote);
+    }
+}
+
+/// How many fields [`remote_status`] writes.
+const REMOTE_FIELDS: usize = 9;
+
+fn remote_status(reply: &mut Reply<'_>, remote: &RemoteStatus) {
+    for (name, text) in [("remote_store", remote.url.as_str()), ("remote_state", remote.state)] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(text.as_bytes());
+    }
+    for (name, number) in remote_numbers(remote) {
+        reply.bulk(name.as_bytes());
+        integer(reply, number);
+    }
+    reply.bulk(b"remote_uploading");
+    match remote.uploading {
+        Some((id, _)) => integer(reply, id.0),
+        None => reply.null(),
+    }
+    reply.bulk(b"remote_last_error");
+    reply.bulk_or_null(remote.last_error.as_deref().map(str::as_bytes));
+}
+
+fn remote_numbers(remote: &RemoteStatus) -> [(&'static str, u64); 5] {
+    [
+        ("remote_uploaded", remote.uploaded as u64),
+        ("remote_pending", remote.pending as u64),
+        ("remote_pending_deletions", remote.pending_deletions as u64),
+        ("remote_failed", remote.failed as u64),
+        ("remote_uploading_percent", remote.uploading.map_or(0, |(_, percent)| percent)),
+    ]
 }
 
 /// An integer, or its digits where it is beyond RESP's.
@@ -202,5 +242,15 @@ pub fn persistence_info(status: &Status) -> String {
     }
     let ok = if status.last_error.is_none() { "ok" } else { "err" };
     let _ = write!(text, "rdb_last_bgsave_status:{ok}\r\n");
+    if let Some(remote) = &status.remote {
+        let _ = write!(text, "remote_store:{}\r\nremote_state:{}\r\n", remote.url, remote.state);
+        for (name, number) in remote_numbers(remote) {
+            let _ = write!(text, "{name}:{number}\r\n");
+        }
+        let id = remote.uploading.map_or(0, |(id, _)| id.0);
+        // A line is a line, whatever an error of the store consists of.
+        let error = remote.last_error.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
+        let _ = write!(text, "remote_uploading:{id}\r\nremote_last_error:{error}\r\n");
+    }
     text
 }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, OpenError, Recovered};
@@ -25,7 +26,9 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::coordinator::image::SnapshotImage;
-use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Handle};
+use crate::coordinator::remote::{self, RemoteConfig};
+use crate::coordinator::upload::{LocalView, Uploads};
+use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity::{self, IdentityError};
 use crate::restore::{self, Destination, RestoreError, Source};
@@ -58,6 +61,8 @@ pub struct DatabaseConfig {
     pub checkpoint_log_bytes: Option<u64>,
     /// The keys that seal and open; empty seals nothing.
     pub keys: Keyring,
+    /// Where published snapshots go as well, if anywhere.
+    pub remote: Option<RemoteConfig>,
 }
 
 impl DatabaseConfig {
@@ -88,6 +93,7 @@ impl DatabaseConfig {
             store: Arc::new(store),
             checkpoint_log_bytes: None,
             keys: Keyring::default(),
+            remote: None,
         })
     }
 
@@ -104,6 +110,7 @@ impl DatabaseConfig {
             store,
             checkpoint_log_bytes: None,
             keys: Keyring::default(),
+            remote: None,
         })
     }
 }
@@ -123,6 +130,14 @@ pub enum DatabaseError {
     /// The store, or something in it, is not as it has to be.
     #[error(transparent)]
     Store(#[from] SnapshotError),
+    /// The remote store refuses definitely.
+    #[error("the remote store {url} cannot be used: {source}")]
+    Remote {
+        /// Its address.
+        url: String,
+        /// What it said.
+        source: SnapshotError,
+    },
     /// The coordinator did not do what it was asked.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -156,6 +171,7 @@ pub struct Database {
     tasks: Vec<JoinHandle<()>>,
     store: Arc<dyn ObjectStore>,
     keys: Keyring,
+    uploads: Option<(Uploads, Duration)>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -165,9 +181,16 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
-        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, keys } = config;
+        let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, keys, remote } =
+            config;
+        let answer = match &remote {
+            Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
+                DatabaseError::Remote { url: remote.url.clone(), source }
+            })?,
+            None => None,
+        };
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
-        let Takeover { claimant, aborted } =
+        let Takeover { claimant, aborted, .. } =
             Claimant::take_over(Arc::clone(&store), identity, nonce, wall_micros()).await?;
         for name in aborted {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
@@ -190,6 +213,17 @@ impl Database {
         let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
         distrust_unloaded(&mut catalog, engine.recovered());
 
+        let mut tasks = Vec::new();
+        let mut uploads = None;
+        if let Some(remote) = remote {
+            // Only now: a start that fails takes nothing over from a server that runs.
+            let view = LocalView::of(&catalog);
+            let keep = view.uuids();
+            let (state, seeker) = remote::start(remote.clone(), identity, keep, answer).await;
+            let (handle, uploader) = Uploads::start(&remote, Arc::clone(&store), state, view);
+            tasks.extend([seeker, uploader]);
+            uploads = Some((handle, remote.shutdown_timeout));
+        }
         let (coordinator, actor) = coordinator::start(CoordinatorSetup {
             engine: Arc::clone(&engine),
             store: Arc::clone(&store),
@@ -199,10 +233,12 @@ impl Database {
             history: identity.history,
             keys: keys.clone(),
             checkpoint_log_bytes,
+            uploads: uploads.as_ref().map(|(uploads, _)| uploads.clone()),
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
-        Ok(Self { engine, coordinator, tasks: vec![actor, admin], store, keys, shutdown })
+        tasks.extend([actor, admin]);
+        Ok(Self { engine, coordinator, tasks, store, keys, uploads, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -261,7 +297,7 @@ impl Database {
     ///
     /// # Errors
     /// As for [`Handle::delete`].
-    pub async fn delete(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
+    pub async fn delete(&self, id: SnapshotId) -> Result<Deleted, CoordinatorError> {
         self.coordinator.delete(id).await
     }
 
@@ -286,20 +322,25 @@ impl Database {
         self.engine.failed().await
     }
 
-    /// Gives a snapshot under way up, drains, syncs and ends. The directory can be opened again
+    /// Gives a snapshot under way up, drains, syncs, lets uploads end if they do so in time
+    /// ([`RemoteConfig::shutdown_timeout`]), and ends. The directory can be opened again
     /// when this completes.
     ///
     /// # Errors
     /// Why the engine had stopped before.
     pub async fn close(mut self) -> Result<(), DatabaseError> {
         self.coordinator.close().await;
+        let engine = Arc::clone(&self.engine);
+        // Joining the shards' threads blocks.
+        let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
+        // Clients do not wait for uploads: the shards have ended.
+        if let Some((uploads, limit)) = &self.uploads {
+            uploads.finish(*limit).await;
+        }
         for task in self.tasks.drain(..) {
             task.abort();
             let _ = task.await;
         }
-        let engine = Arc::clone(&self.engine);
-        // Joining the shards' threads blocks.
-        let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
         Ok(closed.map_err(|_| DatabaseError::Runtime)??)
     }
 }

@@ -9,6 +9,9 @@ use cutwater_snapshot::manifest::{CorePart, SnapshotKind};
 /// The first microsecond of the year 10000, with which RFC 3339 ends.
 const RFC_3339_END_US: u64 = 253_402_300_800_000_000;
 
+/// The field that says where a snapshot is in the remote store, of a server that has one.
+pub const REMOTE_FIELD: &str = "remote";
+
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {

@@ -9,12 +9,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cutwater_engine::engine::OpenError;
+use cutwater_snapshot::error::{Cause, SnapshotError, StoreError};
+use cutwater_snapshot::store::StoreUrl;
 
 use crate::banner::Banner;
 use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::database::{Database, DatabaseConfig, DatabaseError};
+use crate::coordinator::remote::RemoteConfig;
+use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
 use crate::placement::Placement;
+
+/// How often log goes to the archive.
+const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,7 @@ impl ServeError {
         match self {
             Self::DataDir(error) => error.remedy(),
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
+            Self::Database(DatabaseError::Remote { source, .. }) => remote_remedy(source),
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."
             }
@@ -148,6 +155,7 @@ async fn start(
     data_dir: DataDir,
 ) -> Result<Running, ServeError> {
     let mut database = DatabaseConfig::data_dir(data_dir)?;
+    database.remote = remote(config)?;
     let engine = &mut database.engine;
     engine.log = config.log;
     engine.fsync = config.fsync;
@@ -166,6 +174,53 @@ async fn start(
     engine.snapshot_stall_limit_ms = stall_limit_ms.unwrap_or(u64::MAX);
     database.checkpoint_log_bytes = config.checkpoint_log_bytes;
     Ok(Running { database: Database::open(database).await? })
+}
+
+/// The remote store, opened; nothing is asked of it yet.
+fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
+    let Some(url) = &config.snapshot_store else { return Ok(None) };
+    let refused = |source: StoreError| DatabaseError::Remote {
+        url: url.to_string(),
+        source: source.into(),
+    };
+    let local = store_dir(&config.data_dir);
+    if let StoreUrl::File(folder) = url
+        && let (Ok(local), Ok(folder)) = (local.canonicalize(), folder.canonicalize())
+        && local == folder
+    {
+        let reason = "it is the local store itself, which is used in any case";
+        return Err(refused(StoreError::Url { url: url.to_string(), reason }).into());
+    }
+    Ok(Some(RemoteConfig {
+        store: url.open(&config.s3).map_err(refused)?,
+        url: url.to_string(),
+        single_writer: config.single_writer,
+        upload_limit_bytes_per_s: config.upload_limit_bytes_per_s,
+        archive_interval: ARCHIVE_INTERVAL,
+        shutdown_timeout: config.shutdown_timeout,
+    }))
+}
+
+/// What to do about a remote store that refuses.
+fn remote_remedy(error: &SnapshotError) -> &'static str {
+    match error {
+        SnapshotError::ForeignDatabase { .. } => {
+            "A prefix belongs to one database: choose another in --snapshot-store."
+        }
+        SnapshotError::Store(StoreError::CreateNotExclusive { .. }) => {
+            "Use a store that honours If-None-Match, or pass --single-writer if no second server \
+             will ever write to this prefix."
+        }
+        SnapshotError::Store(StoreError::Failed { cause: Cause::Credentials, .. }) => {
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or s3-access-key-id and \
+             s3-secret-access-key in the file that --config names, to keys that may list, read, \
+             write and delete there."
+        }
+        SnapshotError::Store(StoreError::Failed { cause: Cause::NoBucket, .. }) => {
+            "Create the bucket, or correct --snapshot-store."
+        }
+        _ => "Check --snapshot-store, --s3-endpoint, --s3-region and --s3-allow-http.",
+    }
 }
 
 /// Log segments so small that several of each shard fit into what a checkpoint covers.

@@ -67,7 +67,7 @@ fn a_mistake_on_the_command_line_or_in_the_configuration_is_2() {
         (&[], &[("CUTWATER_LOG", "loud")], "(variable CUTWATER_LOG)\n  Allowed: off"),
         (&["--config", "no.toml"], &[], "cannot read the configuration file no.toml"),
         (&["--bind", "0.0.0.0"], &[], "no password (flag --bind)\n  Set a password"),
-        (&["--snapshot-store", "s3://x"], &[], "the local store in DATA/store is always used."),
+        (&["--snapshot-store", "s3://x"], &[], "Allowed: file:///DIR"),
         (&["snapshot", "list", "--server", "x"], &[], "Give --server as HOST:PORT"),
         (&["snapshot", "list", "--store", "/x"], &[], "Give --store as file:///DIR"),
     ] {

@@ -138,6 +138,8 @@ pub struct Takeover {
     /// The snapshots for which it put an `aborted` manifest; their objects are still there, until
     /// [`crate::delete::sweep`].
     pub aborted: Vec<SnapshotName>,
+    /// The open claims that it left open, for the writer to finish.
+    pub kept: Vec<(SnapshotName, SnapshotUuid)>,
 }
 
 impl Claimant {
@@ -152,6 +154,22 @@ impl Claimant {
         identity: Identity,
         nonce: WriterNonce,
         now_us: u64,
+    ) -> Result<Takeover, SnapshotError> {
+        Self::take_over_keeping(store, identity, nonce, now_us, &BTreeSet::new()).await
+    }
+
+    /// [`Claimant::take_over`], but leaves the open claims of these snapshots open: the caller has
+    /// all that they consist of and goes on with them. An earlier writer that still works on one
+    /// puts the same bytes under the same names, so nothing is lost by its waking up.
+    ///
+    /// # Errors
+    /// As for [`Claimant::take_over`].
+    pub async fn take_over_keeping(
+        store: Arc<dyn ObjectStore>,
+        identity: Identity,
+        nonce: WriterNonce,
+        now_us: u64,
+        keep: &BTreeSet<SnapshotUuid>,
     ) -> Result<Takeover, SnapshotError> {
         let known = KnownIds::list(&*store).await?;
         let last = known.last();
@@ -172,12 +190,16 @@ impl Claimant {
                 }
             }
         }
-        let mut aborted = Vec::new();
+        let (mut aborted, mut kept) = (Vec::new(), Vec::new());
         for id in open {
             let claim = read_claim(&*claimant.store, id, identity.database).await?;
+            if let Some(snapshot) = claim.snapshot.filter(|(_, uuid)| keep.contains(uuid)) {
+                kept.push(snapshot);
+                continue;
+            }
             aborted.extend(claimant.abort_claimed(&claim, "its writer was superseded").await?);
         }
-        Ok(Takeover { claimant, aborted })
+        Ok(Takeover { claimant, aborted, kept })
     }
 
     /// Takes the next id for a snapshot that begins at `begin_lsn`.
@@ -198,13 +220,63 @@ impl Claimant {
                 }
                 Claimed::Theirs(claim) => claim,
             };
-            // A claim of one's own that was reported as failed has landed; nobody works on it. One
-            // of an older epoch cannot publish any more once its place is taken.
-            let own_earlier = claim.nonce == self.nonce;
-            if !own_earlier && claim.epoch >= self.epoch {
-                return Err(SnapshotError::Fenced { own: self.epoch, found: claim.epoch });
+            // It is ours already: an earlier try, reported as failed, has landed.
+            if let Some((name, found)) = claim.snapshot
+                && claim.nonce == self.nonce
+                && (name.begin_lsn, found) == (begin_lsn, uuid)
+            {
+                return Ok(name);
             }
-            self.abort_claimed(&claim, "its claim was given up").await?;
+            self.pass(&claim).await?;
+        }
+    }
+
+    /// Goes past a claim that stands where ours was to be. One of our own that was reported as
+    /// failed has landed, and nobody works on it. One of an older epoch cannot publish any more
+    /// once its place is taken.
+    async fn pass(&self, claim: &Claim) -> Result<(), SnapshotError> {
+        self.check_fence(claim)?;
+        self.abort_claimed(claim, "its claim was given up").await.map(drop)
+    }
+
+    fn check_fence(&self, claim: &Claim) -> Result<(), SnapshotError> {
+        if claim.nonce != self.nonce && claim.epoch >= self.epoch {
+            return Err(SnapshotError::Fenced { own: self.epoch, found: claim.epoch });
+        }
+        Ok(())
+    }
+
+    /// Makes the next claim take at least the id after this one. Only for a store that has no other
+    /// writer (a local one, under its directory's lock): elsewhere claims must be contiguous, so
+    /// that a stale writer meets them.
+    pub fn skip_past(&mut self, id: SnapshotId) {
+        let id = SnapshotId(id.0.min(paths::ID_LIMIT / 2));
+        self.last = self.last.max(id);
+    }
+
+    /// Takes ids up to `before`, exclusive, for nothing: with claims that name no snapshot, as a
+    /// takeover's. So a snapshot can bear the id that it has in another store.
+    ///
+    /// # Errors
+    /// As for [`Claimant::claim`].
+    pub async fn fill(&mut self, before: SnapshotId, now_us: u64) -> Result<(), SnapshotError> {
+        while self.next_id() < before {
+            if let Claimed::Theirs(claim) = self.try_claim(None, now_us).await? {
+                self.pass(&claim).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether another writer has taken over, by reading the claim that would be ours next.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Fenced`] if it has, or the store's error.
+    pub async fn check(&self) -> Result<(), SnapshotError> {
+        match read_claim(&*self.store, self.next_id(), self.identity.database).await {
+            Ok(claim) => self.check_fence(&claim),
+            Err(SnapshotError::Store(error)) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -216,6 +288,37 @@ impl Claimant {
     /// The epoch under which this writer claims.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Puts an `aborted` manifest for a claimed snapshot, unless it has a manifest.
+    ///
+    /// # Errors
+    /// The store's error.
+    pub async fn abort(
+        &self,
+        snapshot: (SnapshotName, SnapshotUuid),
+        reason: &str,
+        now_us: u64,
+    ) -> Result<(), SnapshotError> {
+        let claim = Claim {
+            id: snapshot.0.id,
+            epoch: self.epoch,
+            nonce: self.nonce,
+            database: self.identity.database,
+            snapshot: Some(snapshot),
+            created_at_us: now_us,
+        };
+        self.abort_claimed(&claim, reason).await.map(drop)
+    }
+
+    /// The last id that is known to be taken.
+    pub fn last_id(&self) -> SnapshotId {
+        self.last
+    }
+
+    /// The writer, as its claims name it.
+    pub fn nonce(&self) -> WriterNonce {
+        self.nonce
     }
 
     /// The store that is written.
@@ -311,6 +414,20 @@ impl KnownIds {
     fn last(&self) -> SnapshotId {
         let last = self.claims.last().max(self.objects.last());
         last.copied().unwrap_or_default()
+    }
+}
+
+/// Makes sure that a store is not another database's, by its newest claim.
+///
+/// # Errors
+/// [`SnapshotError::ForeignDatabase`] if it is, or as for [`Claimant::take_over`].
+pub async fn require_database(
+    store: &dyn ObjectStore,
+    database: DatabaseId,
+) -> Result<(), SnapshotError> {
+    match KnownIds::list(store).await?.claims.last() {
+        Some(id) => read_claim(store, *id, database).await.map(drop),
+        None => Ok(()),
     }
 }
 

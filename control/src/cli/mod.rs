@@ -10,6 +10,7 @@ mod output;
 mod restorable;
 mod restore;
 mod row;
+mod s3;
 mod serve;
 mod snapshot;
 
@@ -19,9 +20,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
+use cutwater_control::config::AWS_PREFIX;
+
 use self::failure::Failure;
 
-/// The `CUTWATER_*` variables of the environment.
+/// The `CUTWATER_*` and `AWS_*` variables of the environment.
 type Variables = BTreeMap<String, String>;
 
 /// The prefix of the variables that concern this program.
@@ -99,17 +102,20 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
     match command_line.command.unwrap_or(Command::Serve(command_line.serve)) {
         Command::Serve(flags) => serve::execute(&flags, variables),
         Command::Snapshot(command) => snapshot::execute(command, variables),
-        Command::Restore(args) => restore::execute(&args),
-        Command::Restorable(args) => restorable::execute(&args),
+        Command::Restore(args) => restore::execute(&args, variables),
+        Command::Restorable(args) => restorable::execute(&args, variables),
     }
 }
 
-/// The variables with our prefix. They must be text: a path that was changed to fit would be
+/// The variables with one of our prefixes. They must be text: a path that was changed to fit would be
 /// another path.
 fn variables(
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Variables, Failure> {
-    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(VARIABLE_PREFIX.as_bytes());
+    let ours = |name: &OsString| {
+        let starts = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        starts(VARIABLE_PREFIX) || starts(AWS_PREFIX)
+    };
     let text = |(name, value): (OsString, OsString)| {
         let name = name.to_string_lossy().into_owned();
         match value.into_string() {
@@ -185,8 +191,10 @@ mod tests {
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
         let help = refused(&["serve", "--help"]);
         for setting in &cutwater_control::config::SETTINGS {
-            assert!(help.contains(&format!("--{}", setting.name)), "{}\n{help}", setting.name);
+            let is_shown = help.contains(&format!("--{}", setting.name));
+            assert_eq!(is_shown, setting.is_flag, "{}\n{help}", setting.name);
         }
+        assert!(refused(&["--s3-secret-access-key", "x"]).contains("unexpected argument"));
         assert!(help.contains("CUTWATER_DATA_DIR") && help.contains("--config"), "{help}");
         let version = format!("cutwater {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!(refused(&["--version"]), version);

@@ -68,7 +68,8 @@ impl OfflineError {
         match self {
             Self::NoStore { .. } => "Name the folder that holds claims/ and snapshots/.",
             Self::Snapshot(S::Store(StoreError::Url { .. })) => {
-                "Give --store as file:///DIR with an absolute path."
+                "Give --store as file:///DIR with an absolute path or s3://BUCKET/PREFIX, and what \
+                 belongs to it with --s3-endpoint, --s3-region and --s3-allow-http."
             }
             Self::Snapshot(S::NoSnapshot { .. } | S::NotPublished { .. }) => {
                 "Choose one that is published: cutwater snapshot list --store URL."
@@ -87,6 +88,10 @@ impl OfflineError {
             Self::Lock(error) => error.remedy(),
             Self::Restore(error) => error.remedy(),
             Self::Identity(error) => error.remedy(),
+            Self::Snapshot(S::Store(StoreError::Failed { cause, .. })) if cause.is_refusal() => {
+                "Check the address, --s3-endpoint and --s3-region, and the credentials in AWS_* or \
+                 the file that --config names."
+            }
             Self::Snapshot(_) | Self::Store(_) => {
                 "Check that the store's folder can be read and written, and try again."
             }
@@ -109,22 +114,22 @@ impl Store {
     ///
     /// # Errors
     /// [`OfflineError`].
-    pub fn open(url: &str) -> Result<Self, OfflineError> {
+    pub fn open(url: &str, options: &S3Options) -> Result<Self, OfflineError> {
         let url = StoreUrl::parse(url).map_err(SnapshotError::Store)?;
-        let StoreUrl::File(folder) = &url else {
-            let store = url.open(&S3Options::default()).map_err(SnapshotError::Store)?;
-            let runtime = Runtime::new().map_err(OfflineError::Setup)?;
-            return Ok(Self { store, data_dir: None, runtime, keys: Keyring::default() });
+        let data_dir = match &url {
+            StoreUrl::File(folder) => {
+                // Opening would make the folder, and a mistyped one would be an empty store.
+                let Some(path) = folder.canonicalize().ok().filter(|path| path.is_dir()) else {
+                    return Err(OfflineError::NoStore { folder: folder.clone() });
+                };
+                match path.parent() {
+                    Some(parent) => Identity::read(parent)?.map(|_| parent.to_owned()),
+                    None => None,
+                }
+            }
+            StoreUrl::S3 { .. } => None,
         };
-        // Opening would make the folder, and a mistyped one would be an empty store.
-        let Some(path) = folder.canonicalize().ok().filter(|path| path.is_dir()) else {
-            return Err(OfflineError::NoStore { folder: folder.clone() });
-        };
-        let data_dir = match path.parent() {
-            Some(parent) => Identity::read(parent)?.map(|_| parent.to_owned()),
-            None => None,
-        };
-        let store = url.open(&S3Options::default()).map_err(SnapshotError::Store)?;
+        let store = url.open(options).map_err(SnapshotError::Store)?;
         let runtime = Runtime::new().map_err(OfflineError::Setup)?;
         Ok(Self { store, data_dir, runtime, keys: Keyring::default() })
     }
@@ -247,8 +252,9 @@ mod tests {
         (dir, identity)
     }
 
-    fn url(dir: &Path) -> String {
-        format!("file://{}", dir.join("store").display())
+    fn open(dir: &Path) -> Result<Store, OfflineError> {
+        let url = format!("file://{}", dir.join("store").display());
+        Store::open(&url, &S3Options::default())
     }
 
     /// The ids of the published snapshots.
@@ -261,7 +267,7 @@ mod tests {
     #[test]
     fn list_show_and_verify() {
         let (dir, _) = data_dir(2);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = open(dir.path()).unwrap();
         let ids = published(&store);
         assert_eq!(ids.len(), 2);
         let row = store.show(SnapshotId(ids[1])).unwrap();
@@ -277,7 +283,7 @@ mod tests {
     #[test]
     fn checkpoints_stay_and_a_running_server_is_asked_instead() {
         let (dir, _) = data_dir(3);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = open(dir.path()).unwrap();
         let ids = published(&store);
         let lock = DataLock::acquire(dir.path()).unwrap();
         let error = store.delete(SnapshotId(ids[0])).unwrap_err();
@@ -296,7 +302,7 @@ mod tests {
     fn a_copy_of_a_store_may_lose_all() {
         let (dir, _) = data_dir(1);
         std::fs::remove_file(dir.path().join("database.toml")).unwrap();
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = open(dir.path()).unwrap();
         let ids = published(&store);
         store.delete(SnapshotId(ids[0])).unwrap();
         assert!(published(&store).is_empty());
@@ -305,7 +311,7 @@ mod tests {
     #[test]
     fn a_restore_begins_a_new_history_in_a_new_directory() {
         let (dir, identity) = data_dir(2);
-        let store = Store::open(&url(dir.path())).unwrap();
+        let store = open(dir.path()).unwrap();
         let id = SnapshotId(published(&store)[0]);
         let target = tempfile::tempdir().unwrap();
         let into = target.path().join("new");
@@ -318,7 +324,7 @@ mod tests {
         assert_ne!(restored.history, identity.history);
         let fork = Fork { parent: identity.history, lsn: Lsn(100) };
         assert_eq!(restored.fork, Some(fork));
-        let copy = Store::open(&url(&into)).unwrap();
+        let copy = open(&into).unwrap();
         let ids = published(&copy);
         assert_eq!(ids.len(), 1);
         copy.verify(SnapshotId(ids[0])).unwrap();
@@ -330,13 +336,13 @@ mod tests {
     #[test]
     fn a_store_that_is_none_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Store::open(&url(dir.path())).err().unwrap();
+        let error = open(dir.path()).err().unwrap();
         let folder = dir.path().join("store");
         assert_eq!(error.to_string(), format!("there is no store at {}", folder.display()));
         assert!(!error.is_usage() && !folder.exists());
-        let error = Store::open("s3://bucket").err().unwrap();
+        let error = Store::open("gs://bucket", &S3Options::default()).err().unwrap();
         assert!(error.is_usage() && error.remedy().contains("file:///DIR"), "{error}");
         std::fs::create_dir(&folder).unwrap();
-        assert_eq!(Store::open(&url(dir.path())).unwrap().list().unwrap(), []);
+        assert_eq!(open(dir.path()).unwrap().list().unwrap(), []);
     }
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::offline::Store;
-use super::output;
+use super::s3::S3Args;
+use super::{Variables, output};
 
 /// Which store.
 #[derive(clap::Args)]
@@ -14,14 +15,17 @@ pub struct RestorableArgs {
     /// The store: file:///DIR or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL")]
     store: String,
+    #[command(flatten)]
+    s3: S3Args,
     /// Print a JSON array of objects
     #[arg(long)]
     json: bool,
 }
 
 /// Prints the windows.
-pub fn execute(args: &RestorableArgs) -> Result<(), Failure> {
-    let found = Store::open(&args.store)?.source()?.restorable();
+pub fn execute(args: &RestorableArgs, variables: &Variables) -> Result<(), Failure> {
+    let options = args.s3.options(variables)?;
+    let found = Store::open(&args.store, &options)?.source()?.restorable();
     if !args.json {
         return output::print(&text::restorable(&found));
     }

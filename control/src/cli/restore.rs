@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::offline::{OfflineError, Store};
-use super::output;
+use super::s3::S3Args;
+use super::{Variables, output};
 
 /// What to restore, and where to.
 #[derive(clap::Args)]
@@ -20,6 +21,8 @@ pub struct RestoreArgs {
     /// The store to restore from: file:///DIR or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL")]
     store: String,
+    #[command(flatten)]
+    s3: S3Args,
     #[command(flatten)]
     target: TargetArgs,
     /// The history to restore; without it the one that has the latest moment
@@ -77,8 +80,8 @@ fn parse_history(text: &str) -> Result<HistoryId, &'static str> {
 }
 
 /// Restores, and says how to go on.
-pub fn execute(args: &RestoreArgs) -> Result<(), Failure> {
-    let store = Store::open(&args.store)?;
+pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure> {
+    let store = Store::open(&args.store, &args.s3.options(variables)?)?;
     let source = store.source()?;
     let planned = source.plan(args.target.target(), args.history);
     let plan = planned.map_err(|error| OfflineError::Restore(error.into()))?;

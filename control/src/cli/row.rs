@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use cutwater_control::listing::{self, Field};
+use cutwater_control::listing::{self, Field, REMOTE_FIELD};
 use cutwater_engine::resp::Value;
 use cutwater_snapshot::catalog::Entry;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -123,11 +123,15 @@ pub fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no snapshots".to_owned();
     }
-    let headings = COLUMNS.iter().map(|(_, heading)| (*heading).to_owned()).collect();
-    let cells = |row: &Row| COLUMNS.iter().map(|(name, _)| cell(row.get(name))).collect();
+    // Only a server with a remote store tells of it.
+    let has_remote = rows.iter().any(|row| row.get(REMOTE_FIELD).is_some());
+    let remote = has_remote.then_some((REMOTE_FIELD, "REMOTE"));
+    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(remote).collect();
+    let headings = columns.iter().map(|(_, heading)| (*heading).to_owned()).collect();
+    let cells = |row: &Row| columns.iter().map(|(name, _)| cell(row.get(name))).collect();
     let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns.len()).map(|column| width(column).unwrap_or(0)).collect();
     let line = |cells: &Vec<String>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()

@@ -18,6 +18,8 @@ const CONTROL_THREADS: usize = 2;
 const LAYERS: &str = "\
 Each option is also a variable (--data-dir: CUTWATER_DATA_DIR) and a key of the TOML file
 (data-dir = \"/var/lib/cw\"). Flags override variables, which override the file.
+Keys of an S3 store come from AWS_* variables, the instance, or the file (s3-access-key-id,
+s3-secret-access-key, s3-session-token), never from the command line.
 CUTWATER_LOG sets the level of diagnostics: error, warn, info (default), debug or trace.
 
 Examples:
@@ -31,7 +33,7 @@ pub struct ServeFlags(pub Vec<(String, String)>);
 
 impl clap::Args for ServeFlags {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let settings = SETTINGS.iter().map(|setting| {
+        let settings = SETTINGS.iter().filter(|setting| setting.is_flag).map(|setting| {
             let argument = Arg::new(setting.name).long(setting.name).help(setting.help);
             match setting.is_switch() {
                 true => argument.action(ArgAction::SetTrue),
@@ -52,7 +54,8 @@ impl clap::Args for ServeFlags {
 
 impl clap::FromArgMatches for ServeFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let names = SETTINGS.iter().map(|setting| (setting.name, setting.is_switch()));
+        let flags = SETTINGS.iter().filter(|setting| setting.is_flag);
+        let names = flags.map(|setting| (setting.name, setting.is_switch()));
         let given = names.chain([(CONFIG_FILE, false)]).filter_map(|(name, is_switch)| {
             let value = match is_switch {
                 true => matches.get_flag(name).then(|| "yes".to_owned()),

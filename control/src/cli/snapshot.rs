@@ -11,6 +11,7 @@ use cutwater_engine::types::SnapshotId;
 use super::failure::Failure;
 use super::offline::Store;
 use super::row::{Row, RowError, table};
+use super::s3::S3Args;
 use super::{Variables, output};
 
 /// The variable that holds the password, so that it need not be on the command line.
@@ -78,9 +79,11 @@ pub struct ServerArgs {
 pub struct SourceArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Work on this store instead, without a server: file:///DIR
+    /// Work on this store instead, without a server: file:///DIR or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL", conflicts_with_all = ["server", "password"])]
     store: Option<String>,
+    #[command(flatten)]
+    s3: S3Args,
 }
 
 /// Runs one of the commands.
@@ -115,7 +118,11 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
             match Source::open(source, variables)? {
                 Source::Store(store) => store.delete(SnapshotId(id))?,
                 Source::Server(mut server) => {
-                    server.call(&["DELETE", &id.to_string()], QUICK_TIMEOUT)?;
+                    let reply = server.call(&["DELETE", &id.to_string()], QUICK_TIMEOUT)?;
+                    // The reply is a bare OK unless something is left to be said.
+                    if let Some(more) = reply.as_str().and_then(|text| text.strip_prefix("OK: ")) {
+                        return output::print(&format!("snapshot {id}: {more}"));
+                    }
                 }
             }
             output::print(&format!("deleted snapshot {id}"))
@@ -141,7 +148,7 @@ enum Source {
 impl Source {
     fn open(args: SourceArgs, variables: &Variables) -> Result<Self, Failure> {
         match args.store {
-            Some(url) => Ok(Self::Store(Store::open(&url)?)),
+            Some(url) => Ok(Self::Store(Store::open(&url, &args.s3.options(variables)?)?)),
             None => Server::connect(args.server, variables).map(Self::Server),
         }
     }

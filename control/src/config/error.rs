@@ -112,12 +112,6 @@ pub enum ConfigError {
         /// Where it was given.
         place: Place,
     },
-    /// A remote store is configured.
-    #[error("snapshot-store is set, but remote snapshot stores come later ({place})")]
-    RemoteStore {
-        /// Where.
-        place: Place,
-    },
 }
 
 impl ConfigError {
@@ -149,9 +143,6 @@ impl ConfigError {
                  the file), or bind 127.0.0.1, or pass --protected-mode no if the network itself \
                  is safe."
                 .to_owned(),
-            Self::RemoteStore { .. } => {
-                "Leave it out: the local store in DATA/store is always used.".to_owned()
-            }
         }
     }
 }

@@ -13,6 +13,8 @@ use super::{Config, ConfigError, Place};
 
 /// The prefix of the variables that are looked at.
 const PREFIX: &str = "CUTWATER_";
+/// The prefix of the variables that go to the client of an S3 store as they are.
+pub const AWS_PREFIX: &str = "AWS_";
 /// The variable that names the TOML file.
 const CONFIG_VARIABLE: &str = "CUTWATER_CONFIG";
 /// Variables with the prefix that are no settings: the level of diagnostics, and the password that
@@ -80,6 +82,9 @@ impl Draft {
     }
 
     fn apply_variables(&mut self, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+        let aws = variables.iter().filter(|(name, _)| name.starts_with(AWS_PREFIX));
+        self.config.s3.variables =
+            aws.map(|(name, text)| (name.clone(), text.clone())).collect();
         for (name, text) in variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             if name == CONFIG_VARIABLE || OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
@@ -119,9 +124,6 @@ impl Draft {
 
     /// The checks that concern more than one setting.
     fn check(mut self) -> Result<Config, ConfigError> {
-        if let Some(place) = self.places.remove("snapshot-store") {
-            return Err(ConfigError::RemoteStore { place });
-        }
         let config = &self.config;
         let protected = config.requirepass.is_some() || !config.protected_mode;
         if let Some(place) = self.places.remove("bind").filter(|_| config.is_exposed())
@@ -331,13 +333,21 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_store_is_refused() {
+    fn keys_of_a_remote_store_come_from_the_file_or_the_environment_and_are_not_shown() {
+        let file = "snapshot-store = 's3://bucket/x'\ns3-access-key-id = 'id'\n\
+                    s3-secret-access-key = 'hunter2'\n";
+        let variables = [("AWS_REGION", "eu-north-1"), ("AWS_SECRET_ACCESS_KEY", "hunter3")];
+        let config = load(Some(file), &variables, &[]).unwrap();
+        assert_eq!(config.snapshot_store.as_ref().unwrap().to_string(), "s3://bucket/x");
+        let keys = config.s3.credentials.as_ref().unwrap();
         assert_eq!(
-            load(None, &[], &[("snapshot-store", "s3://x")]).unwrap_err(),
-            "snapshot-store is set, but remote snapshot stores come later \
-             (flag --snapshot-store)\n\
-             Leave it out: the local store in DATA/store is always used."
+            (keys.access_key_id.as_str(), keys.secret_access_key.as_str()),
+            ("id", "hunter2")
         );
+        assert_eq!(config.s3.variables.len(), 2);
+        assert!(!format!("{config:?}").contains("hunter"));
+        let text = load(None, &[], &[("snapshot-store", "s3://x")]).unwrap_err();
+        assert!(text.contains("Allowed: file:///DIR"), "{text}");
     }
 
     #[test]

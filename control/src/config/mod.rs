@@ -20,9 +20,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
+use cutwater_snapshot::store::{S3Options, StoreUrl};
 
 pub use self::error::{ConfigError, Place};
-pub use self::load::{MAX_FILE_BYTES, OTHER_VARIABLES};
+pub use self::load::{AWS_PREFIX, MAX_FILE_BYTES, OTHER_VARIABLES};
 pub use self::settings::{CONFIG_FILE, MAX_CLIENTS_LIMIT, MAX_SHARDS, SETTINGS, Setting};
 pub use self::units::{parse_duration, parse_size_bytes};
 
@@ -61,6 +62,16 @@ pub struct Config {
     pub max_clients: u32,
     /// How long a write may wait for a snapshot before the snapshot is given up.
     pub snapshot_stall_limit: Duration,
+    /// The remote store, to which snapshots go as well.
+    pub snapshot_store: Option<StoreUrl>,
+    /// How S3 stores are reached, the `AWS_*` variables included.
+    pub s3: S3Options,
+    /// Whether a remote store that ignores conditional puts is accepted.
+    pub single_writer: bool,
+    /// Bytes that uploads send in a second at most.
+    pub upload_limit_bytes_per_s: Option<u64>,
+    /// How long a stop waits for uploads at most.
+    pub shutdown_timeout: Duration,
 }
 
 impl Config {
@@ -84,6 +95,11 @@ impl Config {
             checkpoint_log_bytes: None,
             max_clients: 10_000,
             snapshot_stall_limit: Duration::from_secs(1),
+            snapshot_store: None,
+            s3: S3Options::default(),
+            single_writer: false,
+            upload_limit_bytes_per_s: None,
+            shutdown_timeout: Duration::from_secs(10),
         }
     }
 

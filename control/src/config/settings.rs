@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
 
+use cutwater_snapshot::store::{S3Credentials, StoreUrl};
+
 use super::units::{parse_duration, parse_size_bytes};
 use super::{Config, LogFormat, Secret};
 
@@ -19,6 +21,10 @@ const MAX_NAME_BYTES: usize = 253;
 const MIN_CHECKPOINT_LOG_BYTES: u64 = 4096;
 /// The longest `snapshot-stall-limit`.
 const MAX_STALL_LIMIT: Duration = Duration::from_secs(3600);
+/// The longest `shutdown-timeout`.
+const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The highest `upload-limit`.
+const MAX_UPLOAD_LIMIT_MIB: u64 = 1_000_000;
 /// Names the TOML file; a flag and a variable, but no key of the file itself.
 pub const CONFIG_FILE: &str = "config";
 
@@ -34,6 +40,8 @@ pub struct Setting {
     pub allowed: &'static str,
     /// Whether its value must never be shown.
     pub is_secret: bool,
+    /// Whether it can be given on the command line, where `ps` shows it to everybody.
+    pub is_flag: bool,
     /// Sets it from text; `None` if the text is not allowed.
     pub(super) set: fn(&mut Config, &str) -> Option<()>,
 }
@@ -64,11 +72,21 @@ const fn setting(
     allowed: &'static str,
     set: fn(&mut Config, &str) -> Option<()>,
 ) -> Setting {
-    Setting { name, value_name, help, allowed, is_secret: false, set }
+    Setting { name, value_name, help, allowed, is_secret: false, is_flag: true, set }
+}
+
+/// A secret that is never given on the command line.
+const fn key(
+    name: &'static str,
+    help: &'static str,
+    set: fn(&mut Config, &str) -> Option<()>,
+) -> Setting {
+    let setting = setting(name, "KEY", help, "text of at least one character", set);
+    Setting { is_secret: true, is_flag: false, ..setting }
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 17] = [
+pub static SETTINGS: [Setting; 27] = [
     setting(
         "bind",
         "ADDRESS",
@@ -189,10 +207,73 @@ pub static SETTINGS: [Setting; 17] = [
     setting(
         "snapshot-store",
         "URL",
-        "Remote store of snapshots; comes later, DATA/store is always used",
-        "nothing yet",
-        // Accepted here and refused by `load`, which knows the place.
-        |_, _| Some(()),
+        "Remote store, to which snapshots go as well: file:///DIR or s3://BUCKET/PREFIX",
+        "file:///DIR with an absolute path, or s3://BUCKET or s3://BUCKET/PREFIX",
+        |config, text| put(&mut config.snapshot_store, StoreUrl::parse(text).ok().map(Some)),
+    ),
+    setting(
+        "s3-endpoint",
+        "URL",
+        "Where the S3 service is [default: AWS_ENDPOINT_URL, else AWS]",
+        "an address such as https://minio.example:9000",
+        |config, text| put(&mut config.s3.endpoint, endpoint(text).map(Some)),
+    ),
+    setting(
+        "s3-region",
+        "REGION",
+        "Region of the bucket [default: AWS_REGION, else us-east-1]",
+        "letters, digits and '-'",
+        |config, text| put(&mut config.s3.region, name(text, "-").map(Some)),
+    ),
+    setting(
+        "s3-allow-http",
+        "",
+        "Accept an S3 endpoint without TLS",
+        "yes or no",
+        |config, text| put(&mut config.s3.allow_http, yes_no(text)),
+    ),
+    setting(
+        "s3-path-style",
+        "",
+        "Name the bucket in the path of S3 requests, not in the host name",
+        "yes or no",
+        |config, text| put(&mut config.s3.path_style, yes_no(text)),
+    ),
+    key("s3-access-key-id", "Id of the S3 key, instead of AWS_ACCESS_KEY_ID", |config, text| {
+        put(&mut s3_keys(config).access_key_id, filled(text))
+    }),
+    key("s3-secret-access-key", "S3 key, instead of AWS_SECRET_ACCESS_KEY", |config, text| {
+        put(&mut s3_keys(config).secret_access_key, filled(text))
+    }),
+    key("s3-session-token", "Session of the S3 key, instead of AWS_SESSION_TOKEN", |config, text| {
+        put(&mut s3_keys(config).session_token, filled(text).map(Some))
+    }),
+    setting(
+        "single-writer",
+        "",
+        "Accept a remote store that ignores conditional puts: no other server writes to it",
+        "yes or no",
+        |config, text| put(&mut config.single_writer, yes_no(text)),
+    ),
+    setting(
+        "upload-limit",
+        "MIB",
+        "MiB that uploads send in a second at most [default: no limit]",
+        "a number of MiB from 1 to 1000000",
+        |config, text| {
+            let limit = number(text, 1..=MAX_UPLOAD_LIMIT_MIB).map(|mib| Some(mib << 20));
+            put(&mut config.upload_limit_bytes_per_s, limit)
+        },
+    ),
+    setting(
+        "shutdown-timeout",
+        "DURATION",
+        "How long a stop waits for uploads at most [default: 10s]",
+        "a duration of up to 1h, such as 500ms or 10s",
+        |config, text| {
+            let limit = parse_duration(text).filter(|limit| *limit <= MAX_SHUTDOWN_TIMEOUT);
+            put(&mut config.shutdown_timeout, limit)
+        },
     ),
     setting(
         "snapshot-stall-limit",
@@ -213,6 +294,25 @@ fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
 
 fn number<T: std::str::FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
     text.parse().ok().filter(|number| range.contains(number))
+}
+
+/// The keys of the S3 store, of which each setting gives a part.
+fn s3_keys(config: &mut Config) -> &mut S3Credentials {
+    config.s3.credentials.get_or_insert_with(|| S3Credentials {
+        access_key_id: String::new(),
+        secret_access_key: String::new(),
+        session_token: None,
+    })
+}
+
+fn filled(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn endpoint(text: &str) -> Option<String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    let sound = |c: char| c.is_ascii_graphic() && !"@?#%".contains(c);
+    (!host.is_empty() && host.chars().all(sound)).then(|| text.to_owned())
 }
 
 fn yes_no(text: &str) -> Option<bool> {
@@ -277,7 +377,17 @@ mod tests {
             ("log-format", &["text", "json"], &["xml"]),
             ("checkpoint-log", &["4kb", "64mb", "1GiB"], &["4095", "0", "big", ""]),
             ("maxclients", &["1", "1000000"], &["0", "1000001"]),
-            ("snapshot-store", &["s3://x"], &[]),
+            ("snapshot-store", &["s3://bucket/x", "file:///x"], &["", "s3://x", "/x", "gs://bucket"]),
+            ("s3-endpoint", &["https://x", "http://[::1]:9000"], &["x", "https://", "ftp://x"]),
+            ("s3-region", &["eu-north-1", "auto"], &["", "a b"]),
+            ("s3-allow-http", &["yes", "no"], &["1"]),
+            ("s3-path-style", &["yes", "no"], &["1"]),
+            ("s3-access-key-id", &["x"], &[""]),
+            ("s3-secret-access-key", &["x"], &[""]),
+            ("s3-session-token", &["x"], &[""]),
+            ("single-writer", &["yes", "no"], &["1"]),
+            ("upload-limit", &["1", "1000000"], &["0", "1000001", "1mb"]),
+            ("shutdown-timeout", &["0", "10s", "1h"], &["10", "2h", ""]),
             ("snapshot-stall-limit", &["0", "500ms", "10s", "1h"], &["10", "2h", ""]),
         ] {
             let setting = SETTINGS.iter().find(|setting| setting.name == name).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cutwater_engine::Engine;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
-use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog};
+use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::ident::HistoryId;
@@ -22,7 +22,9 @@ use tokio::time::MissedTickBehavior;
 
 use super::job::{self, CHECKPOINT};
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
+use super::message::{Deleted, RemoteStatus};
 use super::recycle::{checkpoints, old_log_bytes, recycle};
+use super::upload::{DELETED, Uploads};
 
 /// How often the growth of the log is looked at: a fast disk takes a gigabyte a second, so that at
 /// most some tens of megabytes come on top of what starts a checkpoint.
@@ -49,7 +51,12 @@ pub struct CoordinatorSetup {
     /// At how many bytes of log a checkpoint is taken; `None`: the larger of 1 GiB and the last
     /// snapshot's size.
     pub checkpoint_log_bytes: Option<u64>,
+    /// What brings snapshots to the remote store, if there is one.
+    pub uploads: Option<Uploads>,
 }
+
+/// How long a deletion waits for the remote store before it is said to be pending there.
+const REMOTE_DELETE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The log that is allowed before a checkpoint, where nothing is configured.
 const DEFAULT_CHECKPOINT_BYTES: u64 = 1 << 30;
@@ -76,6 +83,7 @@ struct Actor {
     keys: Keyring,
     checkpoint_log_bytes: Option<u64>,
     job: Option<Job>,
+    uploads: Option<Uploads>,
     old_log_bytes: u64,
     /// A failed checkpoint is not tried again before the log has grown by as much again.
     retry_at_bytes: u64,
@@ -100,6 +108,7 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         keys: setup.keys,
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
         job: None,
+        uploads: setup.uploads,
         retry_at_bytes: 0,
         published: 0,
         failed: 0,
@@ -107,7 +116,8 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         ticks: 0,
     };
     actor.measure_old_logs();
-    (Handle { requests }, tokio::spawn(actor.run(receiver)))
+    let uploads = actor.uploads.clone();
+    (Handle { requests, uploads }, tokio::spawn(actor.run(receiver)))
 }
 
 impl Actor {
@@ -145,7 +155,7 @@ impl Actor {
                     drop(reply.send(report.map_err(CoordinatorError::from)));
                 });
             }
-            Message::Delete(id, reply) => drop(reply.send(self.delete(id, "deleted").await)),
+            Message::Delete(id, reply) => self.delete_everywhere(id, reply).await,
             Message::Status(reply) => drop(reply.send(Ok(self.status()))),
             Message::Close(_) => unreachable!("the loop takes it"),
         }
@@ -156,6 +166,10 @@ impl Actor {
         let engine = Arc::clone(&self.engine);
         let written_bytes = Arc::new(AtomicU64::new(0));
         let (counter, keys) = (Arc::clone(&written_bytes), self.keys.clone());
+        // Where that is possible a snapshot bears one id in both stores.
+        if let Some(taken) = self.uploads.as_ref().and_then(Uploads::last_id) {
+            claimant.skip_past(taken);
+        }
         let id = claimant.next_id();
         let reason = reply.is_none().then_some(CHECKPOINT);
         tracing::info!(snapshot = id.0, "snapshot begins");
@@ -184,6 +198,7 @@ impl Actor {
                 let end_lsn = manifest.meta().end_lsn.0;
                 tracing::info!(snapshot = manifest.id().0, end_lsn, "snapshot published");
                 self.catalog.add(manifest.clone());
+                self.show_uploads();
                 self.published += 1;
                 self.last_error = None;
                 self.retry_at_bytes = 0;
@@ -239,7 +254,30 @@ impl Actor {
         let protected = self.catalog.newest_two_checkpoints();
         let (tombstone, _) = delete_snapshot(&*self.store, id, &protected, reason).await?;
         self.catalog.bury(tombstone);
+        self.show_uploads();
         Ok(())
+    }
+
+    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for it.
+    async fn delete_everywhere(&mut self, id: SnapshotId, reply: Reply<Deleted>) {
+        let uuid = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::snapshot_uuid);
+        let deleted = self.delete(id, DELETED).await;
+        let (Ok(()), Some(uuid), Some(uploads)) = (&deleted, uuid, self.uploads.clone()) else {
+            return drop(reply.send(deleted.map(|()| Deleted::Everywhere)));
+        };
+        tokio::spawn(async move {
+            let outcome = match uploads.wait_deleted(uuid, REMOTE_DELETE_LIMIT).await {
+                true => Deleted::Everywhere,
+                false => Deleted::RemotePending,
+            };
+            drop(reply.send(Ok(outcome)));
+        });
+    }
+
+    fn show_uploads(&self) {
+        if let Some(uploads) = &self.uploads {
+            uploads.show(&self.catalog);
+        }
     }
 
     fn tick(&mut self) {
@@ -295,6 +333,7 @@ impl Actor {
             last_error: self.last_error.clone(),
             log_since_checkpoint_bytes: self.log_since_checkpoint(),
             checkpoint_at_bytes: self.checkpoint_at(),
+            remote: self.uploads.as_ref().map(RemoteStatus::of),
         }
     }
 

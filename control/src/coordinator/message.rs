@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use cutwater_engine::SnapshotStreamError;
 use cutwater_engine::types::{Lsn, SnapshotId};
-use cutwater_snapshot::catalog::Entry;
+use cutwater_snapshot::catalog::{Entry, EntryState};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::{mpsc, oneshot};
+
+use super::remote::RemoteState;
+use super::upload::Uploads;
 
 /// Requests that wait for the coordinator.
 pub const REQUESTS: usize = 64;
@@ -59,6 +62,62 @@ pub struct Status {
     pub log_since_checkpoint_bytes: u64,
     /// At how many the next checkpoint is taken.
     pub checkpoint_at_bytes: u64,
+    /// The remote store, if there is one.
+    pub remote: Option<RemoteStatus>,
+}
+
+/// Where the remote store stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteStatus {
+    /// Its address.
+    pub url: String,
+    /// `connecting`, `writer` or `superseded`.
+    pub state: &'static str,
+    /// How many snapshots are published there.
+    pub uploaded: usize,
+    /// How many have yet to go up, the one under way included.
+    pub pending: usize,
+    /// How many have yet to be deleted there.
+    pub pending_deletions: usize,
+    /// How many cannot go up because they are damaged here.
+    pub failed: usize,
+    /// The snapshot that goes up now, by its local id, and how far it is in percent.
+    pub uploading: Option<(SnapshotId, u64)>,
+    /// What is wrong, if anything is.
+    pub last_error: Option<String>,
+}
+
+impl RemoteStatus {
+    pub(super) fn of(uploads: &Uploads) -> Self {
+        let (state, status) = (uploads.state(), uploads.status());
+        let last_error = match &state {
+            RemoteState::Connecting { last_error } => last_error.clone(),
+            RemoteState::Writer(_) => status.last_error.clone(),
+            RemoteState::Superseded { own, found } => Some(format!(
+                "another server has taken the remote store over (its epoch is {found}, ours \
+                 {own}): nothing is uploaded any more"
+            )),
+        };
+        Self {
+            url: uploads.url().to_owned(),
+            state: state.name(),
+            uploaded: status.uploaded.len(),
+            pending: status.pending,
+            pending_deletions: status.pending_deletions,
+            failed: status.failed.len(),
+            uploading: status.uploading.as_ref().map(|u| (u.id, u.percent())),
+            last_error,
+        }
+    }
+}
+
+/// What came of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It is gone, wherever it was.
+    Everywhere,
+    /// It is gone here, and goes in the remote store when that can be reached.
+    RemotePending,
 }
 
 /// A reply, once.
@@ -74,7 +133,7 @@ pub(super) enum Message {
     /// Answered when everything was read; the actor goes on meanwhile.
     Verify(SnapshotId, Reply<VerifyReport>),
     /// Answered when the objects are gone.
-    Delete(SnapshotId, Reply<()>),
+    Delete(SnapshotId, Reply<Deleted>),
     /// Answered at once.
     Status(Reply<Status>),
     /// Ends the actor; a job under way is given up.
@@ -85,6 +144,7 @@ pub(super) enum Message {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) requests: mpsc::Sender<Message>,
+    pub(super) uploads: Option<Uploads>,
 }
 
 impl Handle {
@@ -116,8 +176,15 @@ impl Handle {
     ///
     /// # Errors
     /// Why not.
-    pub async fn delete(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
+    pub async fn delete(&self, id: SnapshotId) -> Result<Deleted, CoordinatorError> {
         self.ask(|reply| Message::Delete(id, reply)).await
+    }
+
+    /// Where a snapshot of [`Handle::list`] is in the remote store, in words ([`Uploads::place`]);
+    /// `None` without a remote store, or for what is no snapshot.
+    pub fn remote_place(&self, entry: &Entry) -> Option<String> {
+        let has_uuid = !matches!(entry.state, EntryState::Unreadable { .. });
+        self.uploads.as_ref().filter(|_| has_uuid).map(|uploads| uploads.place(entry))
     }
 
     /// Where the coordinator stands.

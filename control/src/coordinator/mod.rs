@@ -7,6 +7,8 @@
 //! | `actor` | the actor: one request at a time, at most one job beside it |
 //! | `job` | one snapshot: freeze, write the parts, publish |
 //! | [`image`] | a snapshot as the engine's start reads it |
+//! | [`remote`] | the role of the remote store's writer |
+//! | [`upload`] | snapshots on their way to the remote store |
 //! | `recycle` | which log the two newest checkpoints make superfluous |
 
 mod actor;
@@ -14,7 +16,9 @@ pub mod image;
 mod job;
 pub mod message;
 mod recycle;
+pub mod remote;
+pub mod upload;
 
 pub(crate) use job::take as take_snapshot;
 pub use actor::{CoordinatorSetup, start};
-pub use message::{CoordinatorError, Handle, Status};
+pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};

@@ -1,0 +1,321 @@
+//! The role of the remote store's writer: one task gains it, keeps an eye on it, and says when
+//! another server has taken it over.
+//!
+//! [`probe_start`] asks before the shards open: a definite refusal (credentials, no bucket,
+//! conditional puts that do not hold, another database's prefix) ends the start; no answer does
+//! not. [`start`] then goes on asking with a back-off until it is the writer. Whoever writes to the
+//! remote store watches [`RemoteState`] and works under the [`Lease`] that it holds; who finds a
+//! higher epoch reports it with [`Lease::fenced`]. That is final for this process: the server keeps
+//! serving, and says so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cutwater_engine::clock::wall_micros;
+use cutwater_engine::types::{Lsn, SnapshotId};
+use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::claim::{Claimant, Takeover, require_database};
+use cutwater_snapshot::delete::sweep;
+use cutwater_snapshot::error::{SnapshotError, StoreError};
+use cutwater_snapshot::ident::{Identity, SnapshotUuid, WriterNonce};
+use cutwater_snapshot::paths::SnapshotName;
+use cutwater_snapshot::store::probe;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+/// How long a start waits for the remote store's first answer.
+pub const START_LIMIT: Duration = Duration::from_secs(5);
+/// How long a start waits, beside that, until it is the writer.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(3);
+/// How often a writer looks whether it still is.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// The first wait after a failure; each further one is twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// The longest wait between two tries, inclusive.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Ids that are claimed for nothing at once so that a snapshot bears the same one in both stores.
+const FILL_LIMIT: u64 = 1_000;
+
+/// The remote store, and how it is used.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its address, for people.
+    pub url: String,
+    /// Whether a store that ignores conditional puts is accepted, because nobody else writes.
+    pub single_writer: bool,
+    /// Bytes that uploads may send in a second; `None` for as many as there are.
+    pub upload_limit_bytes_per_s: Option<u64>,
+    /// How often log goes to the archive.
+    pub archive_interval: Duration,
+    /// How long a stop waits for uploads at most.
+    pub shutdown_timeout: Duration,
+}
+
+/// Where this process stands as a writer of the remote store.
+#[derive(Clone, Debug)]
+pub enum RemoteState {
+    /// Not yet the writer; it is tried again and again.
+    Connecting {
+        /// Why the last try failed; `None` before the first has ended.
+        last_error: Option<String>,
+    },
+    /// The writer.
+    Writer(Arc<Lease>),
+    /// Another server is; for good.
+    Superseded {
+        /// Our epoch.
+        own: u64,
+        /// Its epoch.
+        found: u64,
+    },
+}
+
+impl RemoteState {
+    /// The word for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connecting { .. } => "connecting",
+            Self::Writer(_) => "writer",
+            Self::Superseded { .. } => "superseded",
+        }
+    }
+}
+
+/// The right to write to the remote store, as long as nobody takes over.
+#[derive(Debug)]
+pub struct Lease {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The database and history that are written.
+    pub identity: Identity,
+    /// The epoch under which this process claims.
+    pub epoch: u64,
+    /// The writer, as its claims name it.
+    pub nonce: WriterNonce,
+    /// Claims of snapshots that this server has whole, which the takeover left open.
+    pub kept: Vec<(SnapshotName, SnapshotUuid)>,
+    claimant: Mutex<Claimant>,
+    last_id: AtomicU64,
+    state: watch::Sender<RemoteState>,
+}
+
+impl Lease {
+    /// The highest id that is known to be taken.
+    pub fn last_id(&self) -> SnapshotId {
+        SnapshotId(self.last_id.load(Ordering::Acquire))
+    }
+
+    /// Claims an id for a snapshot: `wanted`, where that is free and not too far ahead.
+    ///
+    /// # Errors
+    /// As for [`Claimant::claim`].
+    pub async fn claim(
+        &self,
+        wanted: SnapshotId,
+        begin_lsn: Lsn,
+        uuid: SnapshotUuid,
+    ) -> Result<SnapshotName, SnapshotError> {
+        let mut claimant = self.claimant.lock().await;
+        let ahead = wanted.0.saturating_sub(claimant.next_id().0);
+        let claimed = async {
+            if (1..=FILL_LIMIT).contains(&ahead) {
+                claimant.fill(wanted, wall_micros()).await?;
+            }
+            claimant.claim(begin_lsn, uuid, wall_micros()).await
+        };
+        let claimed = claimed.await;
+        self.last_id.store(claimant.last_id().0, Ordering::Release);
+        claimed
+    }
+
+    /// Gives a claimed snapshot up that was not published, and removes what was written of it.
+    ///
+    /// # Errors
+    /// The store's error, or [`SnapshotError::Published`].
+    pub async fn abandon(
+        &self,
+        name: SnapshotName,
+        uuid: SnapshotUuid,
+        reason: &str,
+    ) -> Result<(), SnapshotError> {
+        let claimant = self.claimant.lock().await;
+        claimant.abort((name, uuid), reason, wall_micros()).await?;
+        sweep(&*self.store, name).await.map(drop)
+    }
+
+    /// Looks whether another server has taken over, and reports it if so.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Fenced`], or the store's error.
+    pub async fn check(&self) -> Result<(), SnapshotError> {
+        let checked = self.claimant.lock().await.check().await;
+        if let Err(SnapshotError::Fenced { found, .. }) = checked {
+            self.fenced(found);
+        }
+        checked
+    }
+
+    /// Reports that a higher epoch was found: nothing is written any more.
+    pub fn fenced(&self, found: u64) {
+        let own = self.epoch;
+        let is_news = self.state.send_if_modified(|state| {
+            let is_news = !matches!(state, RemoteState::Superseded { .. });
+            *state = RemoteState::Superseded { own, found };
+            is_news
+        });
+        if is_news {
+            tracing::error!(
+                own,
+                found,
+                "another server has taken the remote store over: this one keeps serving, and \
+                 uploads nothing any more"
+            );
+        }
+    }
+}
+
+/// Asks the remote store before a start. `None` if it can be used; why there was no answer, if
+/// there was none.
+///
+/// # Errors
+/// [`SnapshotError::is_refusal`]: its definite refusal.
+pub async fn probe_start(
+    config: &RemoteConfig,
+    identity: Identity,
+) -> Result<Option<String>, SnapshotError> {
+    match tokio::time::timeout(START_LIMIT, ask(config, identity)).await {
+        Ok(Ok(())) => Ok(None),
+        Ok(Err(error)) if error.is_refusal() => Err(error),
+        Ok(Err(error)) => Ok(Some(error.to_string())),
+        Err(_) => Ok(Some(format!("no answer within {} s", START_LIMIT.as_secs()))),
+    }
+}
+
+async fn ask(config: &RemoteConfig, identity: Identity) -> Result<(), SnapshotError> {
+    match probe(&*config.store).await {
+        Err(StoreError::CreateNotExclusive { .. }) if config.single_writer => {}
+        probed => probed?,
+    }
+    require_database(&*config.store, identity.database).await
+}
+
+/// Begins to seek the role of the writer; `keep` are the snapshots that this server has whole, and
+/// `last_error` what [`probe_start`] said. Completes when there is a first outcome, or after a few
+/// seconds.
+pub async fn start(
+    config: RemoteConfig,
+    identity: Identity,
+    keep: BTreeSet<SnapshotUuid>,
+    last_error: Option<String>,
+) -> (watch::Receiver<RemoteState>, JoinHandle<()>) {
+    let answered = last_error.is_none();
+    if let Some(error) = &last_error {
+        tracing::warn!(
+            store = config.url,
+            error,
+            "the remote store does not answer: it is tried again and again, and snapshots wait \
+             in the local store meanwhile"
+        );
+    }
+    let (sender, mut state) = watch::channel(RemoteState::Connecting { last_error });
+    let task = tokio::spawn(seek(config, identity, keep, sender));
+    if answered {
+        // So that the first snapshot already knows which ids the remote store has taken.
+        let _ = tokio::time::timeout(TAKEOVER_LIMIT, state.changed()).await;
+        state.mark_unchanged();
+    }
+    (state, task)
+}
+
+async fn seek(
+    config: RemoteConfig,
+    identity: Identity,
+    keep: BTreeSet<SnapshotUuid>,
+    state: watch::Sender<RemoteState>,
+) {
+    let mut retry = Retry::default();
+    let lease = loop {
+        match take_over(&config, identity, &keep, &state).await {
+            Ok(lease) => break Arc::new(lease),
+            Err(error) => {
+                let text = error.to_string();
+                tracing::debug!(error = text, "the remote store cannot be written yet");
+                state.send_replace(RemoteState::Connecting { last_error: Some(text) });
+                tokio::time::sleep(retry.next()).await;
+            }
+        }
+    };
+    tracing::info!(store = config.url, epoch = lease.epoch, "writer of the remote store");
+    state.send_replace(RemoteState::Writer(Arc::clone(&lease)));
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        // Any other error is the uploads' to tell of.
+        if let Err(SnapshotError::Fenced { .. }) = lease.check().await {
+            return;
+        }
+    }
+}
+
+async fn take_over(
+    config: &RemoteConfig,
+    identity: Identity,
+    keep: &BTreeSet<SnapshotUuid>,
+    state: &watch::Sender<RemoteState>,
+) -> Result<Lease, SnapshotError> {
+    ask(config, identity).await?;
+    let nonce = WriterNonce::random().map_err(|_| SnapshotError::Random)?;
+    let store = Arc::clone(&config.store);
+    let Takeover { claimant, aborted, kept } =
+        Claimant::take_over_keeping(store, identity, nonce, wall_micros(), keep).await?;
+    for name in aborted {
+        tracing::warn!(%name, "an unfinished upload, whose snapshot is gone, was given up");
+    }
+    Ok(Lease {
+        store: Arc::clone(&config.store),
+        identity,
+        epoch: claimant.epoch(),
+        nonce,
+        kept,
+        last_id: AtomicU64::new(claimant.last_id().0),
+        claimant: Mutex::new(claimant),
+        state: state.clone(),
+    })
+}
+
+/// Waits that grow.
+#[derive(Debug, Default)]
+pub(super) struct Retry {
+    failures: u32,
+}
+
+impl Retry {
+    /// How long to wait after one more failure.
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
+        self.failures += 1;
+        wait
+    }
+
+    /// It works again.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_minute() {
+        let mut retry = Retry::default();
+        let waits: Vec<u64> = (0..9).map(|_| retry.next().as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        retry.reset();
+        assert_eq!(retry.next(), FIRST_RETRY);
+    }
+}

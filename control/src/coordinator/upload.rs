@@ -1,0 +1,475 @@
+//! Brings the remote store to what the local one wants: published snapshots go up (automatic
+//! checkpoints do not), deleted ones go away, claims that nobody needs are given up.
+//!
+//! One task, decoupled from snapshots and writes. It knows no queue: it compares the coordinator's
+//! [`LocalView`] with the remote catalog and takes the next step, so a restart goes on by itself,
+//! and a store that is away for hours costs a comparison now and then. What it found out is in
+//! [`UploadStatus`]. A deletion is wanted as long as the local tombstone says [`DELETED`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cutwater_engine::types::SnapshotId;
+use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
+use cutwater_snapshot::delete::{delete_snapshot, sweep_leftovers};
+use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::ident::SnapshotUuid;
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State};
+use cutwater_snapshot::paths::SnapshotName;
+use cutwater_snapshot::upload::{Throttle, Upload};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::job::CHECKPOINT;
+use super::remote::{Lease, RemoteConfig, RemoteState, Retry};
+
+/// The reason in the tombstone of a snapshot that somebody deleted: it goes in both stores.
+pub const DELETED: &str = "deleted";
+
+/// What the local store has and had, as far as it concerns the remote one.
+#[derive(Debug, Default)]
+pub struct LocalView {
+    /// Published and to be uploaded, by `end_lsn`.
+    published: Vec<Manifest>,
+    /// Deleted by somebody, so to be deleted remotely as well.
+    deleted: BTreeSet<SnapshotUuid>,
+}
+
+impl LocalView {
+    /// What a catalog of the local store asks for.
+    pub fn of(catalog: &Catalog) -> Self {
+        let is_asked = |manifest: &&Manifest| manifest.raw().reason.as_deref() != Some(CHECKPOINT);
+        let deleted = catalog.entries().iter().filter_map(|entry| match &entry.state {
+            EntryState::Tombstone(t) if t.state == State::Deleted && t.reason == DELETED => {
+                Some(t.snapshot_uuid)
+            }
+            _ => None,
+        });
+        Self {
+            published: catalog.published().filter(is_asked).cloned().collect(),
+            deleted: deleted.collect(),
+        }
+    }
+
+    /// The snapshots that are whole here.
+    pub fn uuids(&self) -> BTreeSet<SnapshotUuid> {
+        self.published.iter().map(Manifest::snapshot_uuid).collect()
+    }
+
+    fn has(&self, uuid: SnapshotUuid) -> bool {
+        self.published.iter().any(|manifest| manifest.snapshot_uuid() == uuid)
+    }
+}
+
+/// The snapshot that is being uploaded.
+#[derive(Clone, Debug)]
+pub struct Uploading {
+    /// It.
+    pub uuid: SnapshotUuid,
+    /// Its id in the local store.
+    pub id: SnapshotId,
+    /// Bytes that are there.
+    done_bytes: Arc<AtomicU64>,
+    /// Bytes of its objects.
+    total_bytes: u64,
+}
+
+impl Uploading {
+    /// How far it is, from 0 to 100.
+    pub fn percent(&self) -> u64 {
+        let done = self.done_bytes.load(Ordering::Relaxed);
+        (done.saturating_mul(100)).checked_div(self.total_bytes).unwrap_or(0).min(100)
+    }
+}
+
+/// What is known of the uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadStatus {
+    /// Whether the remote catalog has been read; until then nothing is known to be uploaded.
+    pub is_known: bool,
+    /// What is published there, and under which id.
+    pub uploaded: BTreeMap<SnapshotUuid, SnapshotId>,
+    /// What was deleted there.
+    pub deleted: BTreeSet<SnapshotUuid>,
+    /// What cannot be uploaded, and why: the local objects are damaged.
+    pub failed: BTreeMap<SnapshotUuid, String>,
+    /// How many snapshots have yet to go up.
+    pub pending: usize,
+    /// How many have yet to be deleted there.
+    pub pending_deletions: usize,
+    /// The one that goes up now.
+    pub uploading: Option<Uploading>,
+    /// Why the last step failed, if none has succeeded since.
+    pub last_error: Option<String>,
+    /// What it was compared with.
+    view: Arc<LocalView>,
+}
+
+impl UploadStatus {
+    /// Whether nothing is left to do of what a view asks for.
+    fn has_done(&self, view: &Arc<LocalView>) -> bool {
+        let is_idle = self.is_known && self.pending == 0 && self.pending_deletions == 0;
+        is_idle && Arc::ptr_eq(&self.view, view)
+    }
+}
+
+/// How the coordinator and its callers talk to the uploads. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Uploads {
+    view: watch::Sender<Arc<LocalView>>,
+    status: watch::Receiver<Arc<UploadStatus>>,
+    state: watch::Receiver<RemoteState>,
+    url: Arc<str>,
+}
+
+impl Uploads {
+    /// Starts to upload out of `local`, as soon as this process is the remote store's writer.
+    pub fn start(
+        config: &RemoteConfig,
+        local: Arc<dyn ObjectStore>,
+        state: watch::Receiver<RemoteState>,
+        view: LocalView,
+    ) -> (Self, JoinHandle<()>) {
+        let pending = UploadStatus { pending: view.published.len(), ..UploadStatus::default() };
+        let (view, view_receiver) = watch::channel(Arc::new(view));
+        let (status_sender, status) = watch::channel(Arc::new(pending));
+        let uploader = Uploader {
+            local,
+            view: view_receiver,
+            state: state.clone(),
+            status: status_sender,
+            throttle: Arc::new(Throttle::new(config.upload_limit_bytes_per_s)),
+            remote: None,
+            claims: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            last_error: None,
+        };
+        let url = config.url.as_str().into();
+        (Self { view, status, state, url }, tokio::spawn(uploader.run()))
+    }
+
+    /// Tells of a change of the local catalog.
+    pub fn show(&self, catalog: &Catalog) {
+        self.view.send_replace(Arc::new(LocalView::of(catalog)));
+    }
+
+    /// The address of the remote store.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where this process stands as the remote store's writer.
+    pub fn state(&self) -> RemoteState {
+        self.state.borrow().clone()
+    }
+
+    /// What is known of the uploads.
+    pub fn status(&self) -> Arc<UploadStatus> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    /// The highest id that the remote store is known to have taken.
+    pub fn last_id(&self) -> Option<SnapshotId> {
+        match &*self.state.borrow() {
+            RemoteState::Writer(lease) => Some(lease.last_id()),
+            RemoteState::Connecting { .. } | RemoteState::Superseded { .. } => None,
+        }
+    }
+
+    /// Where a snapshot of the local store is remotely: `uploaded` (with its id there, if that is
+    /// another), `uploading 34%`, `pending`, `deleted`, `deleting`, `failed`, `unknown` or `none`.
+    pub fn place(&self, entry: &Entry) -> String {
+        let status = self.status();
+        let uuid = match &entry.state {
+            EntryState::Published(manifest) => manifest.snapshot_uuid(),
+            EntryState::Tombstone(tombstone) => tombstone.snapshot_uuid,
+            EntryState::Unfinished | EntryState::Unreadable { .. } => return "none".into(),
+        };
+        let is_wanted = self.view.borrow().has(uuid);
+        match status.uploaded.get(&uuid) {
+            Some(_) if self.view.borrow().deleted.contains(&uuid) => "deleting".into(),
+            Some(id) if *id == entry.id => "uploaded".into(),
+            Some(id) => format!("uploaded as {id}"),
+            None if status.deleted.contains(&uuid) => "deleted".into(),
+            None if status.failed.contains_key(&uuid) => "failed".into(),
+            None if !is_wanted => "none".into(),
+            None => match status.uploading.as_ref().filter(|uploading| uploading.uuid == uuid) {
+                Some(uploading) => format!("uploading {}%", uploading.percent()),
+                None if status.is_known => "pending".into(),
+                None => "unknown".into(),
+            },
+        }
+    }
+
+    /// Waits until a snapshot is not published remotely any more; whether that came true in time.
+    pub async fn wait_deleted(&self, uuid: SnapshotUuid, limit: Duration) -> bool {
+        if !matches!(self.state(), RemoteState::Writer(_)) {
+            return false;
+        }
+        let mut status = self.status.clone();
+        let gone = status.wait_for(|status| {
+            let is_there = status.uploaded.contains_key(&uuid);
+            (status.is_known && !is_there) || status.last_error.is_some()
+        });
+        match tokio::time::timeout(limit, gone).await {
+            Ok(Ok(status)) => status.is_known && !status.uploaded.contains_key(&uuid),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
+    /// Waits until nothing is left to be done, nothing can be done, or the time is up.
+    pub async fn finish(&self, limit: Duration) {
+        let mut status = self.status.clone();
+        let mut state = self.state.clone();
+        let view = Arc::clone(&self.view.borrow());
+        let is_over = |s: &Arc<UploadStatus>| s.has_done(&view) || s.last_error.is_some();
+        let done = status.wait_for(is_over);
+        let lost = state.wait_for(|state| !matches!(state, RemoteState::Writer(_)));
+        let either = async {
+            tokio::select! {
+                _ = done => {}
+                _ = lost => {}
+            }
+        };
+        if tokio::time::timeout(limit, either).await.is_err() {
+            tracing::warn!("uploads are not over: the next start goes on with them");
+        }
+    }
+}
+
+struct Uploader {
+    local: Arc<dyn ObjectStore>,
+    view: watch::Receiver<Arc<LocalView>>,
+    state: watch::Receiver<RemoteState>,
+    status: watch::Sender<Arc<UploadStatus>>,
+    throttle: Arc<Throttle>,
+    /// What is there, once it has been read.
+    remote: Option<Catalog>,
+    /// Claims of ours there that have no manifest yet.
+    claims: BTreeMap<SnapshotUuid, SnapshotName>,
+    failed: BTreeMap<SnapshotUuid, String>,
+    last_error: Option<String>,
+}
+
+impl Uploader {
+    async fn run(mut self) {
+        let mut retry = Retry::default();
+        while let Some(lease) = self.writer().await {
+            match self.step(&lease).await {
+                Ok(true) => {
+                    retry.reset();
+                    self.last_error = None;
+                    self.tell(None);
+                }
+                Ok(false) => {
+                    retry.reset();
+                    self.last_error = None;
+                    self.tell(None);
+                    if !self.something_changed().await {
+                        return;
+                    }
+                }
+                Err(SnapshotError::Fenced { found, .. }) => {
+                    lease.fenced(found);
+                    self.tell(None);
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if self.last_error.is_none() {
+                        tracing::warn!(error = text, "an upload failed and is tried again");
+                    }
+                    self.last_error = Some(text);
+                    self.tell(None);
+                    tokio::time::sleep(retry.next()).await;
+                }
+            }
+        }
+    }
+
+    /// The lease, as soon as there is one; `None` when there will be none.
+    async fn writer(&mut self) -> Option<Arc<Lease>> {
+        let state = self.state.wait_for(|s| !matches!(s, RemoteState::Connecting { .. })).await;
+        match &*state.ok()? {
+            RemoteState::Writer(lease) => Some(Arc::clone(lease)),
+            _ => None,
+        }
+    }
+
+    async fn something_changed(&mut self) -> bool {
+        tokio::select! {
+            changed = self.view.changed() => changed.is_ok(),
+            changed = self.state.changed() => changed.is_ok(),
+        }
+    }
+
+    /// Does the next thing; `false` if there is none.
+    async fn step(&mut self, lease: &Lease) -> Result<bool, SnapshotError> {
+        let view = Arc::clone(&self.view.borrow_and_update());
+        let Some(remote) = &mut self.remote else {
+            let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
+            sweep_leftovers(&*lease.store, &catalog).await?;
+            self.claims.extend(lease.kept.iter().map(|(name, uuid)| (*uuid, *name)));
+            self.claims.retain(|_, name| {
+                catalog.get(name.id).is_none_or(|entry| entry.state == EntryState::Unfinished)
+            });
+            self.remote = Some(catalog);
+            return Ok(true);
+        };
+        let unwanted = remote.published().find(|m| view.deleted.contains(&m.snapshot_uuid()));
+        if let Some(id) = unwanted.map(Manifest::id) {
+            let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
+            tracing::info!(remote = id.0, "deleted in the remote store");
+            remote.bury(tombstone);
+            return Ok(true);
+        }
+        let orphan = self.claims.iter().find(|(uuid, _)| !view.has(**uuid));
+        if let Some((uuid, name)) = orphan.map(|(uuid, name)| (*uuid, *name)) {
+            lease.abandon(name, uuid, "the snapshot was deleted before it was uploaded").await?;
+            self.claims.remove(&uuid);
+            return Ok(true);
+        }
+        match self.next_upload(&view) {
+            Some((manifest, parent)) => self.upload(lease, manifest, parent).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The oldest snapshot that is not there and whose parent is.
+    fn next_upload(&self, view: &LocalView) -> Option<(Manifest, Option<SnapshotId>)> {
+        let remote = self.remote.as_ref()?;
+        let there = |uuid| {
+            remote.published().find(|manifest| manifest.snapshot_uuid() == uuid).map(Manifest::id)
+        };
+        view.published.iter().filter(|manifest| self.is_due(manifest.snapshot_uuid())).find_map(
+            |manifest| match manifest.meta().kind {
+                SnapshotKind::Base => Some((manifest.clone(), None)),
+                SnapshotKind::Delta => {
+                    let parent = manifest.meta().parent_id?;
+                    let parent = view.published.iter().find(|other| other.id() == parent)?;
+                    Some((manifest.clone(), Some(there(parent.snapshot_uuid())?)))
+                }
+            },
+        )
+    }
+
+    fn is_due(&self, uuid: SnapshotUuid) -> bool {
+        let is_known = |entry: &Entry| match &entry.state {
+            EntryState::Published(manifest) => manifest.snapshot_uuid() == uuid,
+            EntryState::Tombstone(tombstone) => {
+                tombstone.state == State::Deleted && tombstone.snapshot_uuid == uuid
+            }
+            EntryState::Unfinished | EntryState::Unreadable { .. } => false,
+        };
+        let remote = self.remote.as_ref();
+        !self.failed.contains_key(&uuid)
+            && !remote.is_some_and(|catalog| catalog.entries().iter().any(is_known))
+    }
+
+    async fn upload(
+        &mut self,
+        lease: &Lease,
+        manifest: Manifest,
+        parent: Option<SnapshotId>,
+    ) -> Result<(), SnapshotError> {
+        let (id, uuid) = (manifest.id(), manifest.snapshot_uuid());
+        let done_bytes = Arc::new(AtomicU64::new(0));
+        let total_bytes = manifest.meta().data_bytes;
+        let uploading = Uploading { uuid, id, done_bytes: Arc::clone(&done_bytes), total_bytes };
+        self.tell(Some(uploading));
+        let name = match self.claims.get(&uuid) {
+            Some(name) => *name,
+            None => {
+                let name = lease.claim(id, manifest.name().begin_lsn, uuid).await?;
+                self.claims.insert(uuid, name);
+                name
+            }
+        };
+        tracing::info!(snapshot = id.0, remote = name.id.0, "upload begins");
+        let (from, to) = (Arc::clone(&self.local), Arc::clone(&lease.store));
+        let throttle = Arc::clone(&self.throttle);
+        let upload = Upload { from, to, manifest, name, parent, throttle, done_bytes };
+        let superseded = async {
+            let mut state = self.state.clone();
+            let lost = state.wait_for(|state| matches!(state, RemoteState::Superseded { .. }));
+            match lost.await.as_deref() {
+                Ok(RemoteState::Superseded { own, found }) => {
+                    SnapshotError::Fenced { own: *own, found: *found }
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        let result = tokio::select! {
+            result = upload.run() => result,
+            error = superseded => Err(error),
+        };
+        match result {
+            Ok(manifest) => {
+                tracing::info!(snapshot = id.0, remote = name.id.0, "upload published");
+                self.claims.remove(&uuid);
+                self.remote.as_mut().expect("read before").add(manifest);
+                Ok(())
+            }
+            Err(error) => self.upload_failed(lease, id, name, uuid, error).await,
+        }
+    }
+
+    async fn upload_failed(
+        &mut self,
+        lease: &Lease,
+        id: SnapshotId,
+        name: SnapshotName,
+        uuid: SnapshotUuid,
+        error: SnapshotError,
+    ) -> Result<(), SnapshotError> {
+        match &error {
+            // By whoever took over; or somebody has deleted it there, and then it is left at that.
+            SnapshotError::Superseded { .. } => {
+                lease.check().await?;
+                self.claims.remove(&uuid);
+                self.remote = None;
+                Err(error)
+            }
+            SnapshotError::Damaged(_) => {
+                // A deletion removes objects, too, and is seen in the store before it is told.
+                find_published(&*self.local, id).await?;
+                tracing::error!(snapshot = id.0, %error, "a local snapshot cannot be uploaded");
+                self.failed.insert(uuid, error.to_string());
+                lease.abandon(name, uuid, "its source is damaged").await?;
+                self.claims.remove(&uuid);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn tell(&self, uploading: Option<Uploading>) {
+        let view = self.view.borrow();
+        let (mut uploaded, mut deleted) = (BTreeMap::new(), BTreeSet::new());
+        for entry in self.remote.iter().flat_map(Catalog::entries) {
+            match &entry.state {
+                EntryState::Published(manifest) => {
+                    uploaded.insert(manifest.snapshot_uuid(), entry.id);
+                }
+                EntryState::Tombstone(tombstone) if tombstone.state == State::Deleted => {
+                    deleted.insert(tombstone.snapshot_uuid);
+                }
+                _ => {}
+            }
+        }
+        let due = view.published.iter().filter(|manifest| self.is_due(manifest.snapshot_uuid()));
+        self.status.send_replace(Arc::new(UploadStatus {
+            is_known: self.remote.is_some(),
+            pending: due.count(),
+            pending_deletions: view.deleted.iter().filter(|u| uploaded.contains_key(u)).count(),
+            uploaded,
+            deleted,
+            failed: self.failed.clone(),
+            uploading,
+            last_error: self.last_error.clone(),
+            view: Arc::clone(&view),
+        }));
+    }
+}
