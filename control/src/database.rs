@@ -10,6 +10,7 @@ use cutwater_engine::engine::{Failure, OpenError, Recovered};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
+use cutwater_snapshot::archive::{Cursor, Packing};
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
 use cutwater_snapshot::claim::{Claimant, Takeover};
 use cutwater_snapshot::delete::sweep_leftovers;
@@ -25,7 +26,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::coordinator::image::SnapshotImage;
+use crate::coordinator::archive::file::CursorError;
+use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
+use crate::coordinator::image::{SnapshotImage, coverage};
+use crate::coordinator::recycle::checkpoints;
 use crate::coordinator::remote::{self, RemoteConfig};
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
@@ -138,6 +142,15 @@ pub enum DatabaseError {
         /// What it said.
         source: SnapshotError,
     },
+    /// The data directory is older than its archive.
+    #[error("{reason}")]
+    BehindArchive {
+        /// How far each of them reaches.
+        reason: String,
+    },
+    /// What is remembered of the archive cannot be used.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// The coordinator did not do what it was asked.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -172,6 +185,7 @@ pub struct Database {
     store: Arc<dyn ObjectStore>,
     keys: Keyring,
     uploads: Option<(Uploads, Duration)>,
+    archiver: Option<Archiver>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -208,18 +222,40 @@ impl Database {
         catalog.authenticate(&keys);
         engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
+        let is_answering = remote.is_some() && answer.is_none();
+        let cursor = match &data_dir {
+            Some(dir) => Some(cursor_of(dir, identity, &catalog)?),
+            None => None,
+        };
+        if let Some(cursor) = &cursor {
+            engine.lsn_floor = cursor.ceiling;
+            if let Some(remote) = remote.as_ref().filter(|_| is_answering) {
+                look_at_archive(remote, identity, cursor).await?;
+            }
+        }
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
         let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
         distrust_unloaded(&mut catalog, engine.recovered());
 
         let mut tasks = Vec::new();
-        let mut uploads = None;
+        let (mut uploads, mut archiver) = (None, None);
         if let Some(remote) = remote {
             // Only now: a start that fails takes nothing over from a server that runs.
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
             let (state, seeker) = remote::start(remote.clone(), identity, keep, answer).await;
+            archiver = cursor.zip(data_dir.clone()).map(|(cursor, data_dir)| {
+                archive::start(ArchiveSetup {
+                    engine: Arc::clone(&engine),
+                    data_dir,
+                    remote: state.clone(),
+                    packing: Packing { keys: keys.clone(), ..Packing::default() },
+                    interval: remote.archive_interval,
+                    backlog_limit_bytes: remote.archive_backlog_bytes,
+                    cursor,
+                })
+            });
             let (handle, uploader) = Uploads::start(&remote, Arc::clone(&store), state, view);
             tasks.extend([seeker, uploader]);
             uploads = Some((handle, remote.shutdown_timeout));
@@ -234,11 +270,12 @@ impl Database {
             keys: keys.clone(),
             checkpoint_log_bytes,
             uploads: uploads.as_ref().map(|(uploads, _)| uploads.clone()),
+            archive: archiver.as_ref().map(|archiver| archiver.status.clone()),
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         tasks.extend([actor, admin]);
-        Ok(Self { engine, coordinator, tasks, store, keys, uploads, shutdown })
+        Ok(Self { engine, coordinator, tasks, store, keys, uploads, archiver, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -330,12 +367,21 @@ impl Database {
     /// Why the engine had stopped before.
     pub async fn close(mut self) -> Result<(), DatabaseError> {
         self.coordinator.close().await;
+        let mut archiver = self.archiver.take();
+        if let Some(archiver) = &mut archiver {
+            archiver.mark_last().await;
+        }
         let engine = Arc::clone(&self.engine);
         // Joining the shards' threads blocks.
         let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
         // Clients do not wait for uploads: the shards have ended.
         if let Some((uploads, limit)) = &self.uploads {
-            uploads.finish(*limit).await;
+            let archived = async {
+                if let Some(archiver) = &mut archiver {
+                    archiver.finish(*limit).await;
+                }
+            };
+            tokio::join!(uploads.finish(*limit), archived);
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -351,6 +397,37 @@ impl Drop for Database {
         // wait for that: the directory is free when this returns.
         self.tasks.iter().for_each(JoinHandle::abort);
         let _ = self.engine.shut_down();
+    }
+}
+
+/// How far the log of a directory is archived: as it is written down, or where a first archive
+/// begins.
+fn cursor_of(dir: &Path, identity: Identity, catalog: &Catalog) -> Result<Cursor, DatabaseError> {
+    if let Some(cursor) = archive::file::read(dir, identity)? {
+        return Ok(cursor);
+    }
+    let checkpoint = checkpoints(catalog, identity.history).first().copied();
+    let checkpoint = checkpoint.map(|manifest| (manifest.meta().end_lsn, coverage(manifest)));
+    let mut cursor = archive::file::first(identity, checkpoint);
+    cursor.ceiling = cursor.ceiling.max(catalog.highest_lsn());
+    Ok(cursor)
+}
+
+/// Refuses a directory that is older than its archive. A store that does not answer now is asked
+/// again by the archiver, which then archives nothing.
+async fn look_at_archive(
+    remote: &RemoteConfig,
+    identity: Identity,
+    cursor: &Cursor,
+) -> Result<(), DatabaseError> {
+    let looked = archive::check_start(&*remote.store, identity, cursor.ceiling);
+    match tokio::time::timeout(remote::START_LIMIT, looked).await {
+        Ok(Ok(Some(reason))) => Err(DatabaseError::BehindArchive { reason }),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the archive cannot be looked at yet");
+            Ok(())
+        }
+        Ok(Ok(None)) | Err(_) => Ok(()),
     }
 }
 

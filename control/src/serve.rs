@@ -19,9 +19,6 @@ use crate::coordinator::remote::RemoteConfig;
 use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
 use crate::placement::Placement;
 
-/// How often log goes to the archive.
-const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -40,6 +37,10 @@ impl ServeError {
             Self::DataDir(error) => error.remedy(),
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
             Self::Database(DatabaseError::Remote { source, .. }) => remote_remedy(source),
+            Self::Database(DatabaseError::BehindArchive { .. }) => {
+                "Restore the archive into a new directory, or use another --snapshot-store for \
+                 this one."
+            }
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."
             }
@@ -196,7 +197,8 @@ fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
         url: url.to_string(),
         single_writer: config.single_writer,
         upload_limit_bytes_per_s: config.upload_limit_bytes_per_s,
-        archive_interval: ARCHIVE_INTERVAL,
+        archive_interval: config.archive_interval,
+        archive_backlog_bytes: config.archive_backlog_bytes,
         shutdown_timeout: config.shutdown_timeout,
     }))
 }

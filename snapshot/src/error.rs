@@ -484,9 +484,6 @@ pub enum SnapshotError {
         /// The folder.
         folder: String,
     },
-    /// The kernel gave no random bytes.
-    #[error("the kernel gives no random bytes")]
-    Random,
     /// The receiver of a reader's chunks or the runtime behind it has gone.
     #[error("the runtime that reads {object} has stopped")]
     ReaderStopped {

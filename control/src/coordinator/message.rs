@@ -10,6 +10,7 @@ use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::{mpsc, oneshot};
 
+use super::archive::ArchiveStatus;
 use super::remote::RemoteState;
 use super::upload::Uploads;
 
@@ -64,6 +65,8 @@ pub struct Status {
     pub checkpoint_at_bytes: u64,
     /// The remote store, if there is one.
     pub remote: Option<RemoteStatus>,
+    /// The archive, if there is one.
+    pub archive: Option<ArchiveStatus>,
 }
 
 /// Where the remote store stands.
@@ -232,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_an_aborted_actor_never_took_is_answered() {
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let handle = Handle { requests };
+        let handle = Handle { requests, uploads: None };
         let asked = handle.ask(|reply| {
             drop(receiver);
             Message::Status(reply)
@@ -244,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_given_just_before_the_end_counts() {
         let (requests, mut receiver) = mpsc::channel(REQUESTS);
-        let handle = Handle { requests };
+        let handle = Handle { requests, uploads: None };
         let actor = async {
             let Some(Message::List(reply)) = receiver.recv().await else { panic!("one request") };
             reply.send(Ok(Vec::new())).unwrap();

@@ -110,16 +110,16 @@ mod tests {
     #[test]
     fn log_waits_for_whoever_is_further_back() {
         let checkpoint = || at(3, &[100, 200]);
-        let positions = |archived| {
-            let needed = needed(checkpoint(), archived)?;
+        fn positions(checkpoint: Coverage, archived: Archived<'_>) -> Option<(u32, Vec<u64>)> {
+            let needed = needed(checkpoint, archived)?;
             let positions: Vec<u64> = needed.parts.iter().map(|part| part.position.0).collect();
             Some((needed.start.0, positions))
-        };
-        assert_eq!(positions(Archived::NoArchive), Some((3, vec![100, 200])));
-        assert_eq!(positions(Archived::Before(None)), None);
-        assert_eq!(positions(Archived::Before(Some(&at(2, &[7])))), Some((2, vec![7])));
-        assert_eq!(positions(Archived::Before(Some(&at(4, &[7])))), Some((3, vec![100, 200])));
+        }
+        assert_eq!(positions(checkpoint(), Archived::NoArchive), Some((3, vec![100, 200])));
+        assert_eq!(positions(checkpoint(), Archived::Before(None)), None);
+        assert_eq!(positions(checkpoint(), Archived::Before(Some(&at(2, &[7])))), Some((2, vec![7])));
+        assert_eq!(positions(checkpoint(), Archived::Before(Some(&at(4, &[7])))), Some((3, vec![100, 200])));
         let between = at(3, &[150, 50]);
-        assert_eq!(positions(Archived::Before(Some(&between))), Some((3, vec![100, 50])));
+        assert_eq!(positions(checkpoint(), Archived::Before(Some(&between))), Some((3, vec![100, 50])));
     }
 }

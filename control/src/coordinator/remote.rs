@@ -51,6 +51,8 @@ pub struct RemoteConfig {
     pub upload_limit_bytes_per_s: Option<u64>,
     /// How often log goes to the archive.
     pub archive_interval: Duration,
+    /// Bytes of log that may wait for the archive before a gap is accepted.
+    pub archive_backlog_bytes: u64,
     /// How long a stop waits for uploads at most.
     pub shutdown_timeout: Duration,
 }
@@ -267,7 +269,7 @@ async fn take_over(
     state: &watch::Sender<RemoteState>,
 ) -> Result<Lease, SnapshotError> {
     ask(config, identity).await?;
-    let nonce = WriterNonce::random().map_err(|_| SnapshotError::Random)?;
+    let nonce = WriterNonce::random().map_err(SnapshotError::Random)?;
     let store = Arc::clone(&config.store);
     let Takeover { claimant, aborted, kept } =
         Claimant::take_over_keeping(store, identity, nonce, wall_micros(), keep).await?;

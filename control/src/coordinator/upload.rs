@@ -394,11 +394,13 @@ impl Uploader {
         let superseded = async {
             let mut state = self.state.clone();
             let lost = state.wait_for(|state| matches!(state, RemoteState::Superseded { .. }));
-            match lost.await.as_deref() {
-                Ok(RemoteState::Superseded { own, found }) => {
-                    SnapshotError::Fenced { own: *own, found: *found }
-                }
-                _ => std::future::pending().await,
+            let fence = lost.await.ok().and_then(|state| match *state {
+                RemoteState::Superseded { own, found } => Some((own, found)),
+                _ => None,
+            });
+            match fence {
+                Some((own, found)) => SnapshotError::Fenced { own, found },
+                None => std::future::pending().await,
             }
         };
         let result = tokio::select! {
