@@ -90,8 +90,20 @@ pub struct Plan {
     pub deltas: Vec<SnapshotId>,
     /// What base and deltas restore.
     pub snapshot_lsn: Lsn,
-    /// Objects of the archive that hold anything of (`snapshot_lsn`, `target`], oldest first.
-    pub wal: Vec<WalNumber>,
+    /// What of the archive makes (`snapshot_lsn`, `target`], oldest first and without a hole.
+    pub wal: Vec<WalPiece>,
+}
+
+/// What a plan takes of one object of the archive. Of a parent's last object that is less than it
+/// holds: only up to the fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalPiece {
+    /// The object.
+    pub number: WalNumber,
+    /// Everything above it,
+    pub above: Lsn,
+    /// and at or below.
+    pub up_to: Lsn,
 }
 
 /// Every moment from `first` to `last`, inclusive, can be restored.
@@ -401,13 +413,18 @@ impl<'a> Path<'a> {
         let (base, deltas) = self.stock.chain_of(point).ok()?;
         let needed =
             self.spans.iter().filter(|span| span.to > point.end_lsn && span.from < target);
+        let piece = |span: &WalSpan| WalPiece {
+            number: span.number,
+            above: span.from.max(point.end_lsn),
+            up_to: span.to.min(target),
+        };
         Some(Plan {
             history: self.owner(target),
             target,
             base,
             deltas,
             snapshot_lsn: point.end_lsn,
-            wal: needed.map(|span| span.number).collect(),
+            wal: needed.map(piece).collect(),
         })
     }
 

@@ -59,10 +59,15 @@ impl Ledger {
         self.count.swap(0, Ordering::Relaxed)
     }
 
-    /// What a history knows that forks off at a moment.
+    /// What a history knows that forks off at a moment: of what was under way then it is not known
+    /// on which side of the fork it is.
     pub fn fork(&self, at_us: u64) -> Self {
+        let certain = |write: &Write| Write {
+            acknowledged_us: write.acknowledged_us.filter(|when| when + SKEW_US <= at_us),
+            ..*write
+        };
         let before = |writes: &Vec<Write>| {
-            writes.iter().filter(|write| write.sent_us <= at_us + SKEW_US).copied().collect()
+            writes.iter().filter(|write| write.sent_us <= at_us + SKEW_US).map(certain).collect()
         };
         let writes = self.writes.iter().map(before).collect();
         Self { writes, turn: self.turn, count: AtomicU64::new(0) }

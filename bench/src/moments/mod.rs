@@ -25,6 +25,9 @@ use stage::{Stage, Windows};
 /// Numbers of shards that are served and restored onto.
 const SHARDS: [u16; 3] = [1, 2, 5];
 
+/// How long a server is written to before it is killed, on average.
+const ROUND_SECONDS: u64 = 2;
+
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -100,17 +103,16 @@ fn write_for(
     ledgers: &mut [Ledger],
     report: &mut Report,
 ) -> io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
-    while Instant::now() < deadline {
-        let shards = *rng.pick(&SHARDS);
-        let mut server = stage.serve(dir, shards)?;
+    // Rounds, not a deadline: how long a start takes on a busy machine must not shorten the writing.
+    let rounds = options.seconds.div_ceil(ROUND_SECONDS).max(2);
+    for round in 1..=rounds {
+        let is_last = round == rounds;
+        let mut server = stage.serve(dir, *rng.pick(&SHARDS))?;
         for ledger in ledgers.iter_mut() {
             ledger.settle(&mut server.client()?)?;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = Duration::from_millis(rng.between(1_500, 1_500 + options.seconds * 150));
-        let until = Instant::now() + share.min(left);
-        let is_last = until + Duration::from_millis(500) >= deadline;
+        let share = Duration::from_millis(rng.between(1_200, ROUND_SECONDS * 2_000 - 1_200));
+        let until = Instant::now() + share;
         let outage = options.outages && rng.chance(40);
         let snapshot = rng.chance(60);
         thread::scope(|scope| -> io::Result<()> {
@@ -135,7 +137,6 @@ fn write_for(
         })?;
         if is_last {
             server.terminate()?;
-            break;
         }
     }
     report.writes += ledgers.iter().map(Ledger::take_count).sum::<u64>();

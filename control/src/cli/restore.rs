@@ -116,7 +116,7 @@ fn plan_json(plan: &Plan) -> Value {
         "base": plan.base.0,
         "deltas": plan.deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
         "snapshot_lsn": plan.snapshot_lsn.0,
-        "wal": plan.wal.iter().map(|number| number.0).collect::<Vec<_>>(),
+        "wal": plan.wal.iter().map(|piece| piece.number.0).collect::<Vec<_>>(),
     })
 }
 
