@@ -10,8 +10,8 @@ use cutwater_snapshot::catalog::Entry;
 use cutwater_snapshot::manifest::Manifest;
 use tokio::sync::watch;
 
-use crate::coordinator::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
 use crate::coordinator::archive::ArchiveStatus;
+use crate::coordinator::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
 use crate::listing::{Field, REMOTE_FIELD, fields};
 use crate::restore::text::{last_moment, moment};
 

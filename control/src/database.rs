@@ -198,9 +198,9 @@ impl Database {
         let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, keys, remote } =
             config;
         let answer = match &remote {
-            Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
-                DatabaseError::Remote { url: remote.url.clone(), source }
-            })?,
+            Some(remote) => remote::probe_start(remote, identity)
+                .await
+                .map_err(|source| DatabaseError::Remote { url: remote.url.clone(), source })?,
             None => None,
         };
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
@@ -475,7 +475,8 @@ fn images(
     }
     let image = |manifest: &Manifest| {
         let (runtime, store) = (Runtime::current(), Arc::clone(store));
-        let image = SnapshotImage::new(runtime, store, manifest.clone(), keys.clone(), identity.history);
+        let image =
+            SnapshotImage::new(runtime, store, manifest.clone(), keys.clone(), identity.history);
         Box::new(image) as Box<dyn ImageSource>
     };
     catalog.published().rev().take(2).map(image).collect()

@@ -14,8 +14,8 @@ use cutwater_snapshot::store::StoreUrl;
 
 use crate::banner::Banner;
 use crate::config::Config;
-use crate::data_dir::{DataDir, DataDirError};
 use crate::coordinator::remote::RemoteConfig;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
 use crate::placement::Placement;
 
@@ -180,10 +180,8 @@ async fn start(
 /// The remote store, opened; nothing is asked of it yet.
 fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
     let Some(url) = &config.snapshot_store else { return Ok(None) };
-    let refused = |source: StoreError| DatabaseError::Remote {
-        url: url.to_string(),
-        source: source.into(),
-    };
+    let refused =
+        |source: StoreError| DatabaseError::Remote { url: url.to_string(), source: source.into() };
     let local = store_dir(&config.data_dir);
     if let StoreUrl::File(folder) = url
         && let (Ok(local), Ok(folder)) = (local.canonicalize(), folder.canonicalize())

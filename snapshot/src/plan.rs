@@ -411,8 +411,7 @@ impl<'a> Path<'a> {
         };
         let point = points.iter().rev().find(reaches)?;
         let (base, deltas) = self.stock.chain_of(point).ok()?;
-        let needed =
-            self.spans.iter().filter(|span| span.to > point.end_lsn && span.from < target);
+        let needed = self.spans.iter().filter(|span| span.to > point.end_lsn && span.from < target);
         let piece = |span: &WalSpan| WalPiece {
             number: span.number,
             above: span.from.max(point.end_lsn),

@@ -132,9 +132,8 @@ impl Ledger {
         for (k, writes) in self.writes.iter().enumerate() {
             let reply = client.call(&["GET".to_owned(), key(writer, k)])?;
             let found = reply.integer().unwrap_or(0) as u64;
-            let acknowledged = |write: &&Write| {
-                write.acknowledged_us.is_some_and(|when| when + SKEW_US <= at_us)
-            };
+            let acknowledged =
+                |write: &&Write| write.acknowledged_us.is_some_and(|when| when + SKEW_US <= at_us);
             let low = writes.iter().rev().find(acknowledged).map_or(0, |write| write.value);
             let sent = |write: &&Write| write.sent_us <= at_us + SKEW_US;
             let high = writes.iter().rev().find(sent).map_or(0, |write| write.value);

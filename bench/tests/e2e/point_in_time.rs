@@ -51,9 +51,11 @@ fn every_moment_holds_what_was_acknowledged_before_and_nothing_sent_after() {
     let before: u64 = current.windows.iter().map(|(from, to)| to - from).sum();
     let after: u64 = cut.windows.iter().map(|(from, to)| to - from).sum();
     assert!(after < before);
-    let end = cut.windows.iter().map(|(_, to)| *to).find(|to| {
-        current.windows.iter().any(|(from, last)| from <= to && to < last)
-    });
+    let end = cut
+        .windows
+        .iter()
+        .map(|(_, to)| *to)
+        .find(|to| current.windows.iter().any(|(from, last)| from <= to && to < last));
     let error = at(&Moment::new(end.unwrap() + 10).text);
     assert!(error.contains("hole") && error.contains("window"), "{error}");
 }

@@ -237,7 +237,8 @@ mod tests {
             for n in 1..=count {
                 let uuid = SnapshotUuid([n as u8; 16]);
                 let spec = SnapshotSpec::base(Lsn(n * 100), 1, uuid, n);
-                let writer = SnapshotWriter::begin(&mut claimant, spec, &Keyring::default()).await.unwrap();
+                let writer =
+                    SnapshotWriter::begin(&mut claimant, spec, &Keyring::default()).await.unwrap();
                 let mut core = writer.core(ShardId(0));
                 let (db, key, value) = (DbIndex(0), b"key".as_slice(), b"value".as_slice());
                 let mut body = Vec::new();

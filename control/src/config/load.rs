@@ -83,8 +83,7 @@ impl Draft {
 
     fn apply_variables(&mut self, variables: &BTreeMap<String, String>) -> Result<(), ConfigError> {
         let aws = variables.iter().filter(|(name, _)| name.starts_with(AWS_PREFIX));
-        self.config.s3.variables =
-            aws.map(|(name, text)| (name.clone(), text.clone())).collect();
+        self.config.s3.variables = aws.map(|(name, text)| (name.clone(), text.clone())).collect();
         for (name, text) in variables.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             if name == CONFIG_VARIABLE || OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;

@@ -250,9 +250,11 @@ pub static SETTINGS: [Setting; 29] = [
     key("s3-secret-access-key", "S3 key, instead of AWS_SECRET_ACCESS_KEY", |config, text| {
         put(&mut s3_keys(config).secret_access_key, filled(text))
     }),
-    key("s3-session-token", "Session of the S3 key, instead of AWS_SESSION_TOKEN", |config, text| {
-        put(&mut s3_keys(config).session_token, filled(text).map(Some))
-    }),
+    key(
+        "s3-session-token",
+        "Session of the S3 key, instead of AWS_SESSION_TOKEN",
+        |config, text| put(&mut s3_keys(config).session_token, filled(text).map(Some)),
+    ),
     setting(
         "single-writer",
         "",
@@ -402,7 +404,11 @@ mod tests {
             ("log-format", &["text", "json"], &["xml"]),
             ("checkpoint-log", &["4kb", "64mb", "1GiB"], &["4095", "0", "big", ""]),
             ("maxclients", &["1", "1000000"], &["0", "1000001"]),
-            ("snapshot-store", &["s3://bucket/x", "file:///x"], &["", "s3://x", "/x", "gs://bucket"]),
+            (
+                "snapshot-store",
+                &["s3://bucket/x", "file:///x"],
+                &["", "s3://x", "/x", "gs://bucket"],
+            ),
             ("s3-endpoint", &["https://x", "http://[::1]:9000"], &["x", "https://", "ftp://x"]),
             ("s3-region", &["eu-north-1", "auto"], &["", "a b"]),
             ("s3-allow-http", &["yes", "no"], &["1"]),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
-use cutwater_engine::seal::Keyring;
 use cutwater_engine::engine::{PartEvent, PartStream};
+use cutwater_engine::seal::Keyring;
 use cutwater_engine::{Engine, SnapshotStreamError};
 use cutwater_snapshot::chunk::push_tail_record;
 use cutwater_snapshot::claim::Claimant;

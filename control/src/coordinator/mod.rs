@@ -21,6 +21,6 @@ pub(crate) mod recycle;
 pub mod remote;
 pub mod upload;
 
-pub(crate) use job::take as take_snapshot;
 pub use actor::{CoordinatorSetup, start};
+pub(crate) use job::take as take_snapshot;
 pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};

@@ -117,9 +117,18 @@ mod tests {
         }
         assert_eq!(positions(checkpoint(), Archived::NoArchive), Some((3, vec![100, 200])));
         assert_eq!(positions(checkpoint(), Archived::Before(None)), None);
-        assert_eq!(positions(checkpoint(), Archived::Before(Some(&at(2, &[7])))), Some((2, vec![7])));
-        assert_eq!(positions(checkpoint(), Archived::Before(Some(&at(4, &[7])))), Some((3, vec![100, 200])));
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&at(2, &[7])))),
+            Some((2, vec![7]))
+        );
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&at(4, &[7])))),
+            Some((3, vec![100, 200]))
+        );
         let between = at(3, &[150, 50]);
-        assert_eq!(positions(checkpoint(), Archived::Before(Some(&between))), Some((3, vec![100, 50])));
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&between))),
+            Some((3, vec![100, 50]))
+        );
     }
 }

@@ -205,7 +205,10 @@ mod tests {
             elsewhere: Some(HistoryId([2; 16])),
         };
         let text = explain(&error);
-        assert!(text.contains("1970-01-01T00:00:09.999999Z to 1970-01-01T00:00:39.999999Z"), "{text}");
+        assert!(
+            text.contains("1970-01-01T00:00:09.999999Z to 1970-01-01T00:00:39.999999Z"),
+            "{text}"
+        );
         assert!(text.contains("hole     1970-01-01T00:00:39.999999Z to"), "{text}");
         assert!(text.contains("nearest  1970-01-01T00:00:39.999999Z"), "{text}");
         assert!(text.contains("--history 0202"), "{text}");

@@ -141,7 +141,9 @@ mod tests {
 
     fn sample() -> Vec<(LogId, Lsn, Vec<u8>)> {
         let rows = [(1, 0, 5), (1, 0, 4), (1, 3, 9), (2, 0, 20), (2, 1, 21)];
-        rows.iter().map(|&(s, c, lsn)| (log(s, c), Lsn(lsn), vec![lsn as u8; lsn as usize])).collect()
+        rows.iter()
+            .map(|&(s, c, lsn)| (log(s, c), Lsn(lsn), vec![lsn as u8; lsn as usize]))
+            .collect()
     }
 
     fn built() -> Body {

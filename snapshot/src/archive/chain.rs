@@ -56,10 +56,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Store`] if listing or reading fails, [`ArchiveError::ForeignDatabase`].
-    pub async fn load(
-        store: &dyn ObjectStore,
-        database: DatabaseId,
-    ) -> Result<Self, ArchiveError> {
+    pub async fn load(store: &dyn ObjectStore, database: DatabaseId) -> Result<Self, ArchiveError> {
         let (numbers, foreign) = list(store).await?;
         // Futures, not a closure that makes them: with one, this future would not be `Send`.
         let reads: Vec<_> =
@@ -81,8 +78,7 @@ impl Archive {
 
     /// The believable objects that no chain holds: late puts of superseded writers.
     pub fn orphans(&self) -> Vec<WalNumber> {
-        let histories: BTreeSet<_> =
-            self.headers().map(|header| header.identity.history).collect();
+        let histories: BTreeSet<_> = self.headers().map(|header| header.identity.history).collect();
         let chained: BTreeSet<WalNumber> = histories
             .into_iter()
             .flat_map(|history| self.chain(history))

@@ -12,9 +12,7 @@ use cutwater_engine::types::Lsn;
 use crate::chunk::mismatch;
 use crate::compression::Algorithm;
 use crate::error::{Damage, Flaw};
-use crate::ident::{
-    DatabaseId, Fork, HistoryId, IDENT_BYTES, Identity, WalUuid, WriterNonce,
-};
+use crate::ident::{DatabaseId, Fork, HistoryId, IDENT_BYTES, Identity, WalUuid, WriterNonce};
 use crate::paths;
 
 /// The format of archive objects that this code writes, and the only one that it reads.
@@ -224,7 +222,8 @@ fn decode(number: WalNumber, object: &[u8]) -> Result<WalHeader, Flaw> {
     if version != WAL_VERSION {
         return Err(Flaw::Version(version.into()));
     }
-    let link = Link { number: WalNumber(u64_at(bytes, at::NUMBER)), uuid: WalUuid(id(bytes, at::UUID)) };
+    let link =
+        Link { number: WalNumber(u64_at(bytes, at::NUMBER)), uuid: WalUuid(id(bytes, at::UUID)) };
     if link.number != number {
         return Err(mismatch("the number", number, link.number));
     }

@@ -40,11 +40,8 @@ impl Secrets {
     /// # Errors
     /// The source's.
     pub fn new(random: Random) -> Result<Self, getrandom::Error> {
-        let mut secrets = Self {
-            data_key: [0; KEY_BYTES],
-            wrap_nonce: [0; NONCE_BYTES],
-            salt: [0; SALT_BYTES],
-        };
+        let mut secrets =
+            Self { data_key: [0; KEY_BYTES], wrap_nonce: [0; NONCE_BYTES], salt: [0; SALT_BYTES] };
         random(&mut secrets.data_key)?;
         random(&mut secrets.wrap_nonce)?;
         random(&mut secrets.salt)?;

@@ -232,11 +232,7 @@ impl ObjectStore for Shaky {
         self.inner.put_multipart_opts(path, options).await
     }
 
-    async fn get_opts(
-        &self,
-        path: &Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         self.inner.get_opts(path, options).await
     }
 

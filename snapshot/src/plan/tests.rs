@@ -27,7 +27,12 @@ fn seeds() -> impl Strategy<Value = Seed> {
         prop::collection::vec((0u8..3, 1u64..60, 0u64..3), 1..8),
         prop::option::of(0u64..8),
     )
-        .prop_map(|(forks, spans, snapshots, deleted)| Seed { forks, spans, snapshots, deleted })
+        .prop_map(|(forks, spans, snapshots, deleted)| Seed {
+            forks,
+            spans,
+            snapshots,
+            deleted,
+        })
 }
 
 fn stock(seed: &Seed) -> Stock {
@@ -163,12 +168,7 @@ fn two_histories() -> Stock {
     let fork = Fork { parent: history(1), lsn: Lsn(10) };
     Stock {
         snapshots: vec![base(1, 1, 5), base(2, 1, 27), base(3, 2, 100)],
-        wal: vec![
-            span(1, 1, 0, 20),
-            span(2, 1, 25, 30),
-            span(3, 2, 10, 90),
-            span(4, 2, 90, 120),
-        ],
+        wal: vec![span(1, 1, 0, 20), span(2, 1, 25, 30), span(3, 2, 10, 90), span(4, 2, 90, 120)],
         histories: BTreeMap::from([(history(1), None), (history(2), Some(fork))]),
     }
 }
@@ -187,9 +187,15 @@ fn a_fork_goes_on_from_its_parent() {
     let plan = stock.plan(Target::Lsn(Lsn(8)), None).unwrap();
     assert_eq!((plan.history, plan.wal), (history(1), vec![piece(1, 5, 8)]));
     let plan = stock.plan(Target::Latest, None).unwrap();
-    assert_eq!((plan.target, plan.base, plan.wal), (Lsn(120), SnapshotId(3), vec![piece(4, 100, 120)]));
+    assert_eq!(
+        (plan.target, plan.base, plan.wal),
+        (Lsn(120), SnapshotId(3), vec![piece(4, 100, 120)])
+    );
     let plan = stock.plan(Target::Latest, Some(history(1))).unwrap();
-    assert_eq!((plan.target, plan.base, plan.wal), (Lsn(30), SnapshotId(2), vec![piece(2, 27, 30)]));
+    assert_eq!(
+        (plan.target, plan.base, plan.wal),
+        (Lsn(30), SnapshotId(2), vec![piece(2, 27, 30)])
+    );
     let plan = stock.plan(Target::Snapshot(SnapshotId(2)), None).unwrap();
     assert_eq!((plan.target, plan.wal), (Lsn(27), vec![]));
 }

@@ -96,9 +96,8 @@ pub(super) fn open(bucket: &str, options: &S3Options) -> Result<AmazonS3, &'stat
             builder = builder.with_token(token);
         }
     }
-    let is_half = |keys: &S3Credentials| {
-        keys.access_key_id.is_empty() || keys.secret_access_key.is_empty()
-    };
+    let is_half =
+        |keys: &S3Credentials| keys.access_key_id.is_empty() || keys.secret_access_key.is_empty();
     if options.credentials.as_ref().is_some_and(is_half) {
         return Err("of the S3 key, either the id or the key itself is missing");
     }
