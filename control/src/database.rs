@@ -140,7 +140,7 @@ pub enum DatabaseError {
         /// Its address.
         url: String,
         /// What it said.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     /// The data directory is older than its archive.
     #[error("{reason}")]
@@ -165,13 +165,19 @@ pub enum DatabaseError {
     Identity(#[from] IdentityError),
     /// Nothing was restored.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(Box<RestoreError>),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
     /// The runtime is going down.
     #[error("the runtime is going down")]
     Runtime,
+}
+
+impl From<RestoreError> for DatabaseError {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(Box::new(error))
+    }
 }
 
 /// An open database. Close it with [`Database::close`]. Dropping it stops it too, inside or outside
@@ -198,9 +204,9 @@ impl Database {
         let DatabaseConfig { mut engine, identity, store, checkpoint_log_bytes, keys, remote } =
             config;
         let answer = match &remote {
-            Some(remote) => remote::probe_start(remote, identity)
-                .await
-                .map_err(|source| DatabaseError::Remote { url: remote.url.clone(), source })?,
+            Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
+                DatabaseError::Remote { url: remote.url.clone(), source: Box::new(source) }
+            })?,
             None => None,
         };
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;

@@ -180,8 +180,10 @@ async fn start(
 /// The remote store, opened; nothing is asked of it yet.
 fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
     let Some(url) = &config.snapshot_store else { return Ok(None) };
-    let refused =
-        |source: StoreError| DatabaseError::Remote { url: url.to_string(), source: source.into() };
+    let refused = |source: StoreError| DatabaseError::Remote {
+        url: url.to_string(),
+        source: Box::new(source.into()),
+    };
     let local = store_dir(&config.data_dir);
     if let StoreUrl::File(folder) = url
         && let (Ok(local), Ok(folder)) = (local.canonicalize(), folder.canonicalize())
