@@ -28,8 +28,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::coordinator::archive::file::CursorError;
 use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
-use crate::coordinator::image::{SnapshotImage, coverage};
-use crate::coordinator::recycle::checkpoints;
+use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::remote::{self, RemoteConfig};
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
@@ -230,7 +229,7 @@ impl Database {
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         let is_answering = remote.is_some() && answer.is_none();
         let cursor = match &data_dir {
-            Some(dir) => Some(cursor_of(dir, identity, &catalog)?),
+            Some(dir) => Some(archive::file::find(dir, identity, &catalog)?),
             None => None,
         };
         if let Some(cursor) = &cursor {
@@ -404,19 +403,6 @@ impl Drop for Database {
         self.tasks.iter().for_each(JoinHandle::abort);
         let _ = self.engine.shut_down();
     }
-}
-
-/// How far the log of a directory is archived: as it is written down, or where a first archive
-/// begins.
-fn cursor_of(dir: &Path, identity: Identity, catalog: &Catalog) -> Result<Cursor, DatabaseError> {
-    if let Some(cursor) = archive::file::read(dir, identity)? {
-        return Ok(cursor);
-    }
-    let checkpoint = checkpoints(catalog, identity.history).first().copied();
-    let checkpoint = checkpoint.map(|manifest| (manifest.meta().end_lsn, coverage(manifest)));
-    let mut cursor = archive::file::first(identity, checkpoint);
-    cursor.ceiling = cursor.ceiling.max(catalog.highest_lsn());
-    Ok(cursor)
 }
 
 /// Refuses a directory that is older than its archive. A store that does not answer now is asked

@@ -93,8 +93,8 @@ fn play(options: &Options, say: &mut dyn FnMut(&str)) -> io::Result<(Report, Sta
     Ok((report, stage))
 }
 
-/// Serves a directory for a while, on changing numbers of shards, writes, takes snapshots, kills the
-/// server and lets the store go away; stops it in order at the end.
+/// Serves a directory for a while, on changing numbers of shards, writes, takes snapshots, kills
+/// the server and lets the store go away; stops it in order at the end.
 fn write_for(
     stage: &Stage,
     dir: &str,
@@ -103,7 +103,8 @@ fn write_for(
     ledgers: &mut [Ledger],
     report: &mut Report,
 ) -> io::Result<()> {
-    // Rounds, not a deadline: how long a start takes on a busy machine must not shorten the writing.
+    // Rounds, not a deadline: how long a start takes on a busy machine must not shorten the
+    // writing.
     let rounds = options.seconds.div_ceil(ROUND_SECONDS).max(2);
     for round in 1..=rounds {
         let is_last = round == rounds;

@@ -302,7 +302,8 @@ impl Actor {
         Ok(())
     }
 
-    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for it.
+    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for
+    /// it.
     async fn delete_everywhere(&mut self, id: SnapshotId, reply: Reply<Deleted>) {
         let uuid = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::snapshot_uuid);
         let deleted = self.delete(id, DELETED).await;

@@ -1,5 +1,5 @@
-//! Moments, windows and plans as people read them, and as `--at` takes them: RFC 3339 in UTC, to the
-//! microsecond. Pure.
+//! Moments, windows and plans as people read them, and as `--at` takes them: RFC 3339 in UTC, to
+//! the microsecond. Pure.
 
 use std::time::UNIX_EPOCH;
 

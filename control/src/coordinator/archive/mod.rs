@@ -1,13 +1,14 @@
 //! The archiver: sends the log to the remote store, an interval at a time.
 //!
-//! Every interval it takes a mark of all shards and puts what lies between the cursor and the mark's
-//! closed LSN, as one object or several. In this order, so that a crash between any two steps loses
-//! nothing and doubles nothing: the ceiling is durable, the object is put (again and again, always
-//! the same one, until it is certain), the cursor is durable, and only then may the log go.
+//! Every interval it takes a mark of all shards and puts what lies between the cursor and the
+//! mark's closed LSN, as one object or several. In this order, so that a crash between any two
+//! steps loses nothing and doubles nothing: the ceiling is durable, the object is put (again and
+//! again, always the same one, until it is certain), the cursor is durable, and only then may the
+//! log go.
 //!
-//! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on at
-//! the present: the gap is durable in the cursor before any log goes on its account, and a base is
-//! due, since no older one reaches across.
+//! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on
+//! at the present: the gap is durable in the cursor before any log goes on its account, and a base
+//! is due, since no older one reaches across.
 //!
 //! | file | what |
 //! |---|---|
@@ -126,7 +127,7 @@ impl Drop for Archiver {
 /// Why nothing was archived this time.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    #[error("the remote store cannot be written yet{}", .0.as_ref().map_or(String::new(), |e| format!(": {e}")))]
+    #[error("the remote store cannot be written yet: {}", .0.as_deref().unwrap_or("no answer"))]
     Connecting(Option<String>),
     #[error("another server has taken the remote store over")]
     Superseded,
@@ -467,8 +468,8 @@ impl Task {
         tracing::error!(
             after = after.0,
             to = to.0,
-            "the backlog of the archive has passed its limit: the log of this time is not archived, \
-             and moments in it cannot be restored; a base snapshot follows"
+            "the backlog of the archive has passed its limit: the log of this time is not \
+             archived, and moments in it cannot be restored; a base snapshot follows"
         );
         Ok(())
     }
