@@ -99,12 +99,12 @@ pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure>
         value["restored"] = restored_json(&restored, &into.to_string());
         return output::print(&pretty(&value));
     }
+    let what = match args.target.snapshot {
+        Some(id) => format!("snapshot {id}"),
+        None => format!("{} (LSN {})", text::moment(plan.target), plan.target),
+    };
     output::print(&format!(
-        "{}\nrestored {} keys into {into} as history {}\nserve it with: cutwater serve --data-dir \
-         {into}",
-        text::plan(&plan),
-        restored.keys,
-        restored.identity.history
+        "restored {what} into {into}\nserve it with: cutwater serve --data-dir {into}"
     ))
 }
 
