@@ -9,6 +9,7 @@
 //! - [`client`] and [`reply`]: a small RESP client with pipelining;
 //! - [`pace`]: load at a fixed rate, and how long each request waited;
 //! - [`golden`]: scripts of commands and the exact replies that they must get;
+//! - [`moments`]: restores to any moment, against what writers know;
 //! - [`report`]: medians, ratios and tables of measurements;
 //! - [`usage`]: what a process costs: CPU time and memory;
 //! - [`sim`]: the simulation, which embeds shards instead (`src/bin/simulate.rs`);
@@ -17,6 +18,7 @@
 pub mod client;
 pub mod golden;
 pub mod idle;
+pub mod moments;
 pub mod pace;
 pub mod peer;
 pub mod process;

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 
 use cutwater_engine::engine::AdminCall;
 use cutwater_engine::resp::{Args, Reply};
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::Entry;
 use cutwater_snapshot::manifest::Manifest;
 use tokio::sync::watch;
 
+use crate::coordinator::archive::ArchiveStatus;
 use crate::coordinator::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
 use crate::listing::{Field, REMOTE_FIELD, fields};
+use crate::restore::text::{last_moment, moment};
 
 /// Answers calls until the engine is gone. `shutdown` is set by SHUTDOWN.
 pub async fn serve(
@@ -167,7 +169,9 @@ fn entry(reply: &mut Reply<'_>, entry: &Entry, handle: &Handle) {
 }
 
 fn status(reply: &mut Reply<'_>, status: &Status) {
-    reply.map(9 + if status.remote.is_some() { REMOTE_FIELDS } else { 0 });
+    let remote = if status.remote.is_some() { REMOTE_FIELDS } else { 0 };
+    let archive = if status.archive.is_some() { ARCHIVE_FIELDS } else { 0 };
+    reply.map(9 + remote + archive);
     let numbers = [
         ("written_bytes", status.written_bytes),
         ("last_end_lsn", status.last_end_lsn.0),
@@ -192,6 +196,28 @@ fn status(reply: &mut Reply<'_>, status: &Status) {
     if let Some(remote) = &status.remote {
         remote_status(reply, remote);
     }
+    if let Some(archive) = &status.archive {
+        for (name, text) in archive_lines(archive) {
+            reply.bulk(name.as_bytes());
+            reply.bulk_or_null(text.as_deref().map(str::as_bytes));
+        }
+    }
+}
+
+/// How many fields [`archive_lines`] gives.
+const ARCHIVE_FIELDS: usize = 5;
+
+/// Where the archive stands.
+fn archive_lines(status: &ArchiveStatus) -> [(&'static str, Option<String>); ARCHIVE_FIELDS] {
+    let gap = status.gap.map(|(after, to)| format!("{} to {}", moment(after), moment(to)));
+    let archived_to = (status.archived_to > Lsn::ZERO).then(|| last_moment(status.archived_to));
+    [
+        ("archived_to", archived_to),
+        ("archived_to_lsn", Some(status.archived_to.to_string())),
+        ("archive_backlog_bytes", Some(status.backlog_bytes.to_string())),
+        ("archive_last_error", status.last_error.clone()),
+        ("archive_gap", gap),
+    ]
 }
 
 /// How many fields [`remote_status`] writes.
@@ -261,6 +287,10 @@ pub fn persistence_info(status: &Status) -> String {
         // A line is a line, whatever an error of the store consists of.
         let error = remote.last_error.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
         let _ = write!(text, "remote_uploading:{id}\r\nremote_last_error:{error}\r\n");
+    }
+    for (name, line) in status.archive.iter().flat_map(archive_lines) {
+        let line = line.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
+        let _ = write!(text, "{name}:{line}\r\n");
     }
     text
 }

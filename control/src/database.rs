@@ -10,6 +10,7 @@ use cutwater_engine::engine::{Failure, OpenError, Recovered};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine, EngineConfig, ImageSource};
+use cutwater_snapshot::archive::{Cursor, Packing};
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState};
 use cutwater_snapshot::claim::{Claimant, Takeover};
 use cutwater_snapshot::compression::Compression;
@@ -26,6 +27,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
+use crate::coordinator::archive::file::CursorError;
+use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
 use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::remote::{self, RemoteConfig};
 use crate::coordinator::upload::{LocalView, Uploads};
@@ -144,8 +147,17 @@ pub enum DatabaseError {
         /// Its address.
         url: String,
         /// What it said.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
+    /// The data directory is older than its archive.
+    #[error("{reason}")]
+    BehindArchive {
+        /// How far each of them reaches.
+        reason: String,
+    },
+    /// What is remembered of the archive cannot be used.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
     /// The coordinator did not do what it was asked.
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
@@ -160,13 +172,19 @@ pub enum DatabaseError {
     Identity(#[from] IdentityError),
     /// Nothing was restored.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
+    Restore(Box<RestoreError>),
     /// The kernel gave no random bytes.
     #[error("the kernel gives no random bytes")]
     Random,
     /// The runtime is going down.
     #[error("the runtime is going down")]
     Runtime,
+}
+
+impl From<RestoreError> for DatabaseError {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(Box::new(error))
+    }
 }
 
 /// An open database. Close it with [`Database::close`]. Dropping it stops it too, inside or outside
@@ -181,6 +199,7 @@ pub struct Database {
     uploads: Option<(Uploads, Duration)>,
     local: Option<LocalStore>,
     keys: Keyring,
+    archiver: Option<Archiver>,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -192,9 +211,9 @@ impl Database {
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
         let DatabaseConfig { mut engine, identity, store, keys, local, remote, .. } = config;
         let answer = match &remote {
-            Some(remote) => remote::probe_start(remote, identity)
-                .await
-                .map_err(|source| DatabaseError::Remote { url: remote.url.clone(), source })?,
+            Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
+                DatabaseError::Remote { url: remote.url.clone(), source: Box::new(source) }
+            })?,
             None => None,
         };
         let nonce = WriterNonce::random().map_err(|_| DatabaseError::Random)?;
@@ -217,18 +236,40 @@ impl Database {
         ));
         engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
+        let is_answering = remote.is_some() && answer.is_none();
+        let cursor = match &data_dir {
+            Some(dir) => Some(archive::file::find(dir, identity, &catalog)?),
+            None => None,
+        };
+        if let Some(cursor) = &cursor {
+            engine.lsn_floor = cursor.ceiling;
+            if let Some(remote) = remote.as_ref().filter(|_| is_answering) {
+                look_at_archive(remote, identity, cursor).await?;
+            }
+        }
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
         let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
         distrust_unloaded(&mut catalog, engine.recovered());
 
         let mut tasks = Vec::new();
-        let mut uploads = None;
+        let (mut uploads, mut archiver) = (None, None);
         if let Some(remote) = remote {
             // Only now: a start that fails takes nothing over from a server that runs.
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
             let (state, seeker) = remote::start(remote.clone(), identity, keep, answer).await;
+            archiver = cursor.zip(data_dir.clone()).map(|(cursor, data_dir)| {
+                archive::start(ArchiveSetup {
+                    engine: Arc::clone(&engine),
+                    data_dir,
+                    remote: state.clone(),
+                    packing: Packing { keys: keys.ring.clone(), ..Packing::default() },
+                    interval: remote.archive_interval,
+                    backlog_limit_bytes: remote.archive_backlog_bytes,
+                    cursor,
+                })
+            });
             let (handle, uploader) =
                 Uploads::start(&remote, Arc::clone(&store), keys.ring.clone(), state, view);
             tasks.extend([seeker, uploader]);
@@ -245,12 +286,13 @@ impl Database {
             uploads: uploads.as_ref().map(|(uploads, _)| uploads.clone()),
             keys: keys.ring.clone(),
             compression: config.compression,
+            archive: archiver.as_ref().map(|archiver| archiver.status.clone()),
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         tasks.extend([actor, admin]);
         let keys = keys.ring;
-        Ok(Self { engine, coordinator, tasks, store, uploads, local, keys, shutdown })
+        Ok(Self { engine, coordinator, tasks, store, uploads, archiver, local, keys, shutdown })
     }
 
     /// Opens the database of a directory, as [`DatabaseConfig::directory`] describes it.
@@ -342,6 +384,10 @@ impl Database {
     /// Why the engine had stopped before.
     pub async fn close(mut self) -> Result<(), DatabaseError> {
         self.coordinator.close().await;
+        let mut archiver = self.archiver.take();
+        if let Some(archiver) = &mut archiver {
+            archiver.mark_last().await;
+        }
         let (engine, local) = (Arc::clone(&self.engine), self.local.clone());
         // Waiting for files and joining the shards' threads blocks.
         let closed = tokio::task::spawn_blocking(move || {
@@ -351,7 +397,12 @@ impl Database {
         .await;
         // Clients do not wait for uploads: the shards have ended.
         if let Some((uploads, limit)) = &self.uploads {
-            uploads.finish(*limit).await;
+            let archived = async {
+                if let Some(archiver) = &mut archiver {
+                    archiver.finish(*limit).await;
+                }
+            };
+            tokio::join!(uploads.finish(*limit), archived);
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -397,6 +448,24 @@ fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), DatabaseError> {
     }
     catalog.authenticate(&keys.ring, keys.accept_plain);
     Ok(())
+}
+
+/// Refuses a directory that is older than its archive. A store that does not answer now is asked
+/// again by the archiver, which then archives nothing.
+async fn look_at_archive(
+    remote: &RemoteConfig,
+    identity: Identity,
+    cursor: &Cursor,
+) -> Result<(), DatabaseError> {
+    let looked = archive::check_start(&*remote.store, identity, cursor.ceiling);
+    match tokio::time::timeout(remote::START_LIMIT, looked).await {
+        Ok(Ok(Some(reason))) => Err(DatabaseError::BehindArchive { reason }),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the archive cannot be looked at yet");
+            Ok(())
+        }
+        Ok(Ok(None)) | Err(_) => Ok(()),
+    }
 }
 
 /// Says which snapshots cannot be read. If that is all of them, then starting from nothing would

@@ -21,9 +21,6 @@ use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
 use crate::keys::{KeyError, keyring};
 use crate::placement::Placement;
 
-/// How often log goes to the archive.
-const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
-
 /// Why a server did not start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -48,6 +45,10 @@ impl ServeError {
             Self::Database(DatabaseError::Remote { source, .. }) => remote_remedy(source),
             Self::Database(DatabaseError::Store(SnapshotError::Refused { reason, .. })) => {
                 refusal_remedy(reason)
+            }
+            Self::Database(DatabaseError::BehindArchive { .. }) => {
+                "Restore the archive into a new directory, or use another --snapshot-store for \
+                 this one."
             }
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."
@@ -208,8 +209,10 @@ async fn start(
 /// The remote store, opened; nothing is asked of it yet.
 fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
     let Some(url) = &config.snapshot_store else { return Ok(None) };
-    let refused =
-        |source: StoreError| DatabaseError::Remote { url: url.to_string(), source: source.into() };
+    let refused = |source: StoreError| DatabaseError::Remote {
+        url: url.to_string(),
+        source: Box::new(source.into()),
+    };
     let local = store_dir(&config.data_dir);
     if let StoreUrl::File(folder) = url
         && let (Ok(local), Ok(folder)) = (local.canonicalize(), folder.canonicalize())
@@ -223,7 +226,8 @@ fn remote(config: &Config) -> Result<Option<RemoteConfig>, ServeError> {
         url: url.to_string(),
         single_writer: config.single_writer,
         upload_limit_bytes_per_s: config.upload_limit_bytes_per_s,
-        archive_interval: ARCHIVE_INTERVAL,
+        archive_interval: config.archive_interval,
+        archive_backlog_bytes: config.archive_backlog_bytes,
         shutdown_timeout: config.shutdown_timeout,
     }))
 }

@@ -75,10 +75,8 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
         restored.close().await.unwrap();
     }
     let used = database.restore(taken[0], &target.path().join(taken[0].to_string())).await;
-    assert!(matches!(
-        used,
-        Err(DatabaseError::Restore(RestoreError::Snapshot(SnapshotError::NotEmpty { .. })))
-    ));
+    let Err(DatabaseError::Restore(used)) = used else { panic!("restored twice") };
+    assert!(matches!(*used, RestoreError::Snapshot(SnapshotError::NotEmpty { .. })), "{used}");
     database.delete(taken[0]).await.unwrap();
     let missing = database.verify(taken[0]).await.unwrap_err();
     assert!(matches!(missing, CoordinatorError::Store(_)), "{missing}");

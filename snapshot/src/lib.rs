@@ -2,8 +2,8 @@
 //!
 //! A snapshot is written by [`writer`] behind a [`claim`], listed by [`catalog`], read back by
 //! [`reader`], checked by [`verify`], ended by [`delete`], copied into another store by [`upload`]
-//! and brought elsewhere by [`restore`].
-//! Deltas and the base below them are a [`chain`].
+//! and brought elsewhere by [`restore`]; the log behind it is in the [`archive`], and [`plan`] says
+//! what of both makes a moment. Deltas and the base below them are a [`chain`].
 //! With keys configured it is sealed ([`sealing`]), and [`rekey`] brings it under another key.
 //! Underneath lie the formats ([`chunk`], [`compression`], [`decoder`], [`manifest`], [`claim`];
 //! byte by byte in `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).

@@ -4,8 +4,8 @@
 //! Every history is one line of writes; one that began by a restore has everything of its parent up
 //! to the fork. So a plan follows one ancestry, each history only up to where its child forks off.
 //! On that path lie snapshots, each of them a moment, and spans of archived log. Where spans touch,
-//! they make a run; a snapshot inside a run opens a [`Window`] that lasts to the run's end. What lies
-//! between two runs is a [`Hole`].
+//! they make a run; a snapshot inside a run opens a [`Window`] that lasts to the run's end. What
+//! lies between two runs is a [`Hole`].
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -90,8 +90,20 @@ pub struct Plan {
     pub deltas: Vec<SnapshotId>,
     /// What base and deltas restore.
     pub snapshot_lsn: Lsn,
-    /// Objects of the archive that hold anything of (`snapshot_lsn`, `target`], oldest first.
-    pub wal: Vec<WalNumber>,
+    /// What of the archive makes (`snapshot_lsn`, `target`], oldest first and without a hole.
+    pub wal: Vec<WalPiece>,
+}
+
+/// What a plan takes of one object of the archive. Of a parent's last object that is less than it
+/// holds: only up to the fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalPiece {
+    /// The object.
+    pub number: WalNumber,
+    /// Everything above it,
+    pub above: Lsn,
+    /// and at or below.
+    pub up_to: Lsn,
 }
 
 /// Every moment from `first` to `last`, inclusive, can be restored.
@@ -399,14 +411,19 @@ impl<'a> Path<'a> {
         };
         let point = points.iter().rev().find(reaches)?;
         let (base, deltas) = self.stock.chain_of(point).ok()?;
-        let needed = self.spans.iter().filter(|span| span.to > point.end_lsn && span.from < target);
+        let piece = |span: &WalSpan| WalPiece {
+            number: span.number,
+            above: span.from.max(point.end_lsn),
+            up_to: span.to.min(target),
+        };
+        let needed = self.spans.iter().map(piece).filter(|piece| piece.above < piece.up_to);
         Some(Plan {
             history: self.owner(target),
             target,
             base,
             deltas,
             snapshot_lsn: point.end_lsn,
-            wal: needed.map(|span| span.number).collect(),
+            wal: needed.collect(),
         })
     }
 

@@ -15,6 +15,7 @@ mod limits;
 mod log_bounds;
 mod machine;
 mod mistakes;
+mod point_in_time;
 mod snapshot_consistency;
 mod stops;
 mod support;

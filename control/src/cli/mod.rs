@@ -112,8 +112,8 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
     }
 }
 
-/// The variables with one of our prefixes. They must be text: a path that was changed to fit would be
-/// another path.
+/// The variables with one of our prefixes. They must be text: a path that was changed to fit would
+/// be another path.
 fn variables(
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Variables, Failure> {

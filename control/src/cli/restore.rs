@@ -103,12 +103,12 @@ pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure>
         value["restored"] = restored_json(&restored, &into.to_string());
         return output::print(&pretty(&value));
     }
+    let what = match args.target.snapshot {
+        Some(id) => format!("snapshot {id}"),
+        None => format!("{} (LSN {})", text::moment(plan.target), plan.target),
+    };
     output::print(&format!(
-        "{}\nrestored {} keys into {into} as history {}\nserve it with: cutwater serve --data-dir \
-         {into}",
-        text::plan(&plan),
-        restored.keys,
-        restored.identity.history
+        "restored {what} into {into}\nserve it with: cutwater serve --data-dir {into}"
     ))
 }
 
@@ -120,7 +120,7 @@ fn plan_json(plan: &Plan) -> Value {
         "base": plan.base.0,
         "deltas": plan.deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
         "snapshot_lsn": plan.snapshot_lsn.0,
-        "wal": plan.wal.iter().map(|number| number.0).collect::<Vec<_>>(),
+        "wal": plan.wal.iter().map(|piece| piece.number.0).collect::<Vec<_>>(),
     })
 }
 

@@ -73,6 +73,10 @@ pub struct Config {
     pub single_writer: bool,
     /// Bytes that uploads send in a second at most.
     pub upload_limit_bytes_per_s: Option<u64>,
+    /// How often log goes to the archive.
+    pub archive_interval: Duration,
+    /// Bytes of log that may wait for the archive.
+    pub archive_backlog_bytes: u64,
     /// How long a stop waits for uploads at most.
     pub shutdown_timeout: Duration,
     /// The files of the keys that seal; the first is active.
@@ -110,6 +114,8 @@ impl Config {
             s3: S3Options::default(),
             single_writer: false,
             upload_limit_bytes_per_s: None,
+            archive_interval: Duration::from_secs(10),
+            archive_backlog_bytes: 8 << 30,
             shutdown_timeout: Duration::from_secs(10),
             key_files: Vec::new(),
             keys: None,

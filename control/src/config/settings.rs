@@ -22,6 +22,11 @@ const MAX_NAME_BYTES: usize = 253;
 const MIN_CHECKPOINT_LOG_BYTES: u64 = 4096;
 /// The longest `snapshot-stall-limit`.
 const MAX_STALL_LIMIT: Duration = Duration::from_secs(3600);
+/// The shortest and the longest `archive-interval`.
+const ARCHIVE_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// The least `archive-backlog`.
+const MIN_ARCHIVE_BACKLOG_BYTES: u64 = 1 << 20;
 /// The longest `shutdown-timeout`.
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The highest `upload-limit`.
@@ -99,7 +104,7 @@ const fn key(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 30] = [
+pub static SETTINGS: [Setting; 32] = [
     setting(
         "bind",
         "ADDRESS",
@@ -281,6 +286,26 @@ pub static SETTINGS: [Setting; 30] = [
         },
     ),
     setting(
+        "archive-interval",
+        "DURATION",
+        "How often log goes to the archive in the remote store [default: 10s]",
+        "a duration from 100ms to 1h, such as 500ms or 10s",
+        |config, text| {
+            let interval = parse_duration(text);
+            put(&mut config.archive_interval, interval.filter(|i| ARCHIVE_INTERVALS.contains(i)))
+        },
+    ),
+    setting(
+        "archive-backlog",
+        "SIZE",
+        "Log that waits for an archive out of reach before a gap is accepted [default: 8gb]",
+        "a size of at least 1mb, such as 512mb or 8gb",
+        |config, text| {
+            let bytes = parse_size_bytes(text).filter(|bytes| *bytes >= MIN_ARCHIVE_BACKLOG_BYTES);
+            put(&mut config.archive_backlog_bytes, bytes)
+        },
+    ),
+    setting(
         "shutdown-timeout",
         "DURATION",
         "How long a stop waits for uploads at most [default: 10s]",
@@ -434,6 +459,8 @@ mod tests {
             ("s3-session-token", &["x"], &[""]),
             ("single-writer", &["yes", "no"], &["1"]),
             ("upload-limit", &["1", "1000000"], &["0", "1000001", "1mb"]),
+            ("archive-interval", &["100ms", "10s", "1h"], &["99ms", "2h", "10", ""]),
+            ("archive-backlog", &["1mb", "8gb"], &["1", "1023kb", "", "x"]),
             ("shutdown-timeout", &["0", "10s", "1h"], &["10", "2h", ""]),
             ("key-file", &["a=b", "a=/x\nb=/y"], &["a", "a b=c", "a=x\nb"]),
             ("accept-plain", &["yes", "no"], &["", "1"]),

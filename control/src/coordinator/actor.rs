@@ -8,24 +8,25 @@ use std::time::Duration;
 
 use cutwater_engine::Engine;
 use cutwater_engine::seal::Keyring;
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::ident::HistoryId;
-use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
 use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::verify::verify;
 use object_store::ObjectStore;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::job::{self, CHECKPOINT, Form};
+use super::archive::ArchiveStatus;
+use super::job::{self, BASE_DUE, CHECKPOINT, Form};
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
 use super::message::{Deleted, RemoteStatus};
-use super::recycle::{checkpoints, old_log_bytes, recycle};
+use super::recycle::{Archived, checkpoints, old_log_bytes, recycle};
 use super::upload::{DELETED, Uploads};
 
 /// How often the growth of the log is looked at: a fast disk takes a gigabyte a second, so that at
@@ -57,8 +58,12 @@ pub struct CoordinatorSetup {
     pub keys: Keyring,
     /// How snapshots are compressed.
     pub compression: Compression,
+    /// Where the archive stands, if there is one.
+    pub archive: Option<watch::Receiver<ArchiveStatus>>,
 }
 
+/// After how long a base that is due and has failed is tried again.
+const BASE_RETRY: Duration = Duration::from_secs(30);
 /// How long a deletion waits for the remote store before it is said to be pending there.
 const REMOTE_DELETE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -95,6 +100,13 @@ struct Actor {
     form: Form,
     job: Option<Job>,
     uploads: Option<Uploads>,
+    archive: Option<watch::Receiver<ArchiveStatus>>,
+    /// Whether the newest snapshot was read back, so that log may go on its account.
+    may_recycle: bool,
+    /// How far the archive had come when log was last let go.
+    recycled_to: Lsn,
+    /// A failed base is not tried again before this.
+    base_retry_at: Instant,
     old_log_bytes: u64,
     /// What the newest checkpoint covers of this start's logs, by shard; `None` if it is of an
     /// earlier one.
@@ -124,6 +136,10 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         form: Form { keys: setup.keys, compression: setup.compression },
         job: None,
         uploads: setup.uploads,
+        archive: setup.archive,
+        may_recycle: false,
+        recycled_to: Lsn::ZERO,
+        base_retry_at: Instant::now(),
         retry_at_bytes: 0,
         published: 0,
         failed: 0,
@@ -160,7 +176,7 @@ impl Actor {
         match message {
             Message::Create(reply) => match &self.job {
                 Some(job) => drop(reply.send(Err(CoordinatorError::Busy(job.id)))),
-                None => self.begin(Some(reply)),
+                None => self.begin(Some(reply), None),
             },
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
             Message::Verify(id, reply) => {
@@ -177,7 +193,7 @@ impl Actor {
         }
     }
 
-    fn begin(&mut self, reply: Option<Reply<Manifest>>) {
+    fn begin(&mut self, reply: Option<Reply<Manifest>>, reason: Option<&'static str>) {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
         let (engine, form) = (Arc::clone(&self.engine), self.form.clone());
         let written_bytes = Arc::new(AtomicU64::new(0));
@@ -187,7 +203,6 @@ impl Actor {
             claimant.skip_past(taken);
         }
         let id = claimant.next_id();
-        let reason = reply.is_none().then_some(CHECKPOINT);
         tracing::info!(snapshot = id.0, "snapshot begins");
         let handle = tokio::spawn(async move {
             let result = job::take(&engine, &mut claimant, &form, reason, &counter).await;
@@ -225,6 +240,7 @@ impl Actor {
                 self.failed += 1;
                 self.last_error = Some(error.to_string());
                 self.retry_at_bytes = self.log_since_checkpoint() + self.checkpoint_at();
+                self.base_retry_at = Instant::now() + BASE_RETRY;
             }
         }
         let published = outcome.as_ref().ok().map(Manifest::id);
@@ -239,15 +255,14 @@ impl Actor {
 
     /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
     async fn let_go(&mut self, id: SnapshotId) {
+        self.may_recycle = false;
         if let Err(error) = verify(&self.store, id, &self.form.keys, &|_| {}).await {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
             return;
         }
-        if let Some(data_dir) = &self.data_dir {
-            recycle(&self.engine, data_dir, &self.catalog, self.history);
-        }
-        self.measure_old_logs();
+        self.may_recycle = true;
+        self.recycle();
         let automatic = |manifest: &&Manifest| manifest.raw().reason.as_deref() == Some(CHECKPOINT);
         let superfluous: Vec<SnapshotId> = self
             .catalog
@@ -264,6 +279,35 @@ impl Actor {
         }
     }
 
+    /// Lets go of log that neither the checkpoints nor the archive needs.
+    fn recycle(&mut self) {
+        let Some(data_dir) = &self.data_dir else { return };
+        let status = self.archive.as_ref().map(|archive| archive.borrow().clone());
+        let archived = match &status {
+            Some(status) => Archived::Before(status.coverage.as_ref()),
+            None => Archived::NoArchive,
+        };
+        recycle(&self.engine, data_dir, &self.catalog, self.history, archived);
+        self.recycled_to = status.map_or(Lsn::ZERO, |status| status.archived_to);
+        self.measure_old_logs();
+    }
+
+    /// Whether the archive needs a base that nobody has taken yet.
+    fn is_base_due(&self) -> bool {
+        let due = self.archive.as_ref().and_then(|archive| archive.borrow().base_due);
+        let Some(since) = due.filter(|_| Instant::now() >= self.base_retry_at) else {
+            return false;
+        };
+        let serves = |manifest: &Manifest| {
+            let meta = manifest.meta();
+            meta.kind == SnapshotKind::Base
+                && meta.end_lsn >= since
+                && manifest.identity().history == self.history
+                && manifest.raw().reason.as_deref() != Some(CHECKPOINT)
+        };
+        !self.catalog.published().any(serves)
+    }
+
     async fn delete(&mut self, id: SnapshotId, reason: &str) -> Result<(), CoordinatorError> {
         if let Some(job) = self.job.as_ref().filter(|job| job.id == id) {
             return Err(CoordinatorError::Busy(job.id));
@@ -275,7 +319,8 @@ impl Actor {
         Ok(())
     }
 
-    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for it.
+    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for
+    /// it.
     async fn delete_everywhere(&mut self, id: SnapshotId, reply: Reply<Deleted>) {
         let uuid = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::snapshot_uuid);
         let deleted = self.delete(id, DELETED).await;
@@ -307,12 +352,20 @@ impl Actor {
     }
 
     fn tick(&mut self) {
-        let due = self.log_since_checkpoint() >= self.checkpoint_at().max(self.retry_at_bytes);
-        if due && self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
-            self.begin(None);
+        if self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
+            let at = self.checkpoint_at().max(self.retry_at_bytes);
+            if self.is_base_due() {
+                self.begin(None, Some(BASE_DUE));
+            } else if self.log_since_checkpoint() >= at {
+                self.begin(None, Some(CHECKPOINT));
+            }
         }
         self.ticks += 1;
         if self.ticks >= TICKS_PER_INFO {
+            let archived = self.archive.as_ref().map(|archive| archive.borrow().archived_to);
+            if self.may_recycle && archived.is_some_and(|to| to > self.recycled_to) {
+                self.recycle();
+            }
             self.publish_info();
         }
     }
@@ -365,6 +418,7 @@ impl Actor {
             log_since_checkpoint_bytes: self.log_since_checkpoint(),
             checkpoint_at_bytes: self.checkpoint_at(),
             remote: self.uploads.as_ref().map(RemoteStatus::of),
+            archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
         }
     }
 

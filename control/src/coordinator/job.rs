@@ -27,6 +27,8 @@ const TAIL_CHUNK_BYTES: usize = 1 << 20;
 
 /// Why a checkpoint was taken, in its manifest: those that nobody asked for go by themselves.
 pub const CHECKPOINT: &str = "checkpoint";
+/// The same of a base without which the remote store could not restore what is archived.
+pub const BASE_DUE: &str = "base due";
 
 /// How a snapshot is stored.
 #[derive(Clone, Debug)]

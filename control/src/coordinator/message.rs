@@ -10,6 +10,7 @@ use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::{mpsc, oneshot};
 
+use super::archive::ArchiveStatus;
 use super::remote::RemoteState;
 use super::upload::Uploads;
 
@@ -64,6 +65,8 @@ pub struct Status {
     pub checkpoint_at_bytes: u64,
     /// The remote store, if there is one.
     pub remote: Option<RemoteStatus>,
+    /// The archive, if there is one.
+    pub archive: Option<ArchiveStatus>,
 }
 
 /// Where the remote store stands.

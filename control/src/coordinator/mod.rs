@@ -8,14 +8,16 @@
 //! | `job` | one snapshot: freeze, write the parts, publish |
 //! | [`image`] | a snapshot as the engine's start reads it |
 //! | [`remote`] | the role of the remote store's writer |
+//! | [`archive`] | the log on its way to the remote store |
 //! | [`upload`] | snapshots on their way to the remote store |
 //! | `recycle` | which log the two newest checkpoints make superfluous |
 
 mod actor;
+pub mod archive;
 pub mod image;
 mod job;
 pub mod message;
-mod recycle;
+pub(crate) mod recycle;
 pub mod remote;
 pub mod upload;
 

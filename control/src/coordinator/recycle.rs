@@ -1,13 +1,16 @@
 //! Which log the checkpoints make superfluous: everything before the *older* of the two newest
 //! local snapshots, so that a damaged newest one still leaves a way back.
 //!
+//! Nor does log go that the archive lacks; the archiver sees to it that this ends some day.
+//!
 //! The newest snapshot is read back whole before any log goes on its account.
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use cutwater_engine::Engine;
 use cutwater_engine::engine::log_dir;
-use cutwater_engine::log::{FileDisk, LogDisk, obsolete_files};
+use cutwater_engine::log::{Coverage, FileDisk, LogDisk, obsolete_files};
 use cutwater_engine::types::Position;
 use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::ident::HistoryId;
@@ -22,24 +25,59 @@ pub fn checkpoints(catalog: &Catalog, history: HistoryId) -> Vec<&Manifest> {
     catalog.published().rev().filter(of_history).take(2).collect()
 }
 
-/// Lets go of what both checkpoints cover.
-pub fn recycle(engine: &Engine, data_dir: &Path, catalog: &Catalog, history: HistoryId) {
+/// What of the log the archive has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archived<'a> {
+    /// There is no archive: nothing waits for it.
+    NoArchive,
+    /// Everything before these places; `None`: nothing yet.
+    Before(Option<&'a Coverage>),
+}
+
+/// Lets go of what both checkpoints cover and the archive has.
+pub fn recycle(
+    engine: &Engine,
+    data_dir: &Path,
+    catalog: &Catalog,
+    history: HistoryId,
+    archived: Archived<'_>,
+) {
     let checkpoints = checkpoints(catalog, history);
     let [_, older] = checkpoints[..] else { return };
-    if start_of(older) == engine.start() {
-        let before: Vec<Position> = older.cores().iter().map(|core| core.position).collect();
+    let Some(needed) = needed(coverage(older), archived) else { return };
+    if needed.start == engine.start() {
+        let before: Vec<Position> = needed.parts.iter().map(|part| part.position).collect();
         if engine.release_log(&before).is_err() {
             return;
         }
     }
     let dir = log_dir(data_dir);
-    let obsolete = match obsolete_files(&FileDisk, &dir, &coverage(older), engine.start()) {
+    let obsolete = match obsolete_files(&FileDisk, &dir, &needed, engine.start()) {
         Ok(obsolete) => obsolete,
         Err(error) => return tracing::warn!(%error, "old logs are kept"),
     };
     for name in obsolete {
         if let Err(error) = FileDisk.remove(&dir.join(&name)) {
             return tracing::warn!(name, %error, "an old log file is kept");
+        }
+    }
+}
+
+/// From where on log is needed: by the checkpoint, or by the archive if that is further back.
+fn needed(checkpoint: Coverage, archived: Archived<'_>) -> Option<Coverage> {
+    let archive = match archived {
+        Archived::NoArchive => return Some(checkpoint),
+        Archived::Before(archive) => archive?,
+    };
+    match archive.start.cmp(&checkpoint.start) {
+        Ordering::Less => Some(archive.clone()),
+        Ordering::Greater => Some(checkpoint),
+        Ordering::Equal => {
+            let mut needed = checkpoint;
+            for (part, archived) in needed.parts.iter_mut().zip(&archive.parts) {
+                part.position = part.position.min(archived.position);
+            }
+            Some(needed)
         }
     }
 }
@@ -55,4 +93,42 @@ pub fn old_log_bytes(data_dir: &Path, engine: &Engine) -> u64 {
             && !file.name.starts_with(&current)
     });
     old.filter_map(|file| FileDisk.size_bytes(&dir.join(&file.name)).ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use cutwater_engine::log::Part;
+    use cutwater_engine::types::{Lsn, StartId};
+
+    use super::*;
+
+    fn at(start: u32, positions: &[u64]) -> Coverage {
+        let part = |&at: &u64| Part { watermark: Lsn(at), position: Position(at) };
+        Coverage { start: StartId(start), parts: positions.iter().map(part).collect() }
+    }
+
+    #[test]
+    fn log_waits_for_whoever_is_further_back() {
+        let checkpoint = || at(3, &[100, 200]);
+        fn positions(checkpoint: Coverage, archived: Archived<'_>) -> Option<(u32, Vec<u64>)> {
+            let needed = needed(checkpoint, archived)?;
+            let positions: Vec<u64> = needed.parts.iter().map(|part| part.position.0).collect();
+            Some((needed.start.0, positions))
+        }
+        assert_eq!(positions(checkpoint(), Archived::NoArchive), Some((3, vec![100, 200])));
+        assert_eq!(positions(checkpoint(), Archived::Before(None)), None);
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&at(2, &[7])))),
+            Some((2, vec![7]))
+        );
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&at(4, &[7])))),
+            Some((3, vec![100, 200]))
+        );
+        let between = at(3, &[150, 50]);
+        assert_eq!(
+            positions(checkpoint(), Archived::Before(Some(&between))),
+            Some((3, vec![100, 50]))
+        );
+    }
 }

@@ -51,6 +51,8 @@ pub struct RemoteConfig {
     pub upload_limit_bytes_per_s: Option<u64>,
     /// How often log goes to the archive.
     pub archive_interval: Duration,
+    /// Bytes of log that may wait for the archive before a gap is accepted.
+    pub archive_backlog_bytes: u64,
     /// How long a stop waits for uploads at most.
     pub shutdown_timeout: Duration,
 }

@@ -14,6 +14,7 @@ use cutwater_snapshot::archive::{WalHeader, WalNumber};
 use cutwater_snapshot::chunk::ChunkKind;
 use cutwater_snapshot::error::Flaw;
 use cutwater_snapshot::paths;
+use cutwater_snapshot::plan::WalPiece;
 use cutwater_snapshot::reader::CoreReader;
 use cutwater_snapshot::sealing::Unlocked;
 use object_store::ObjectStoreExt;
@@ -32,11 +33,9 @@ pub struct PlanImage {
     pub keys: Keyring,
     /// The base, and the deltas on top of it.
     pub snapshots: Vec<Unlocked>,
-    /// The log behind them.
-    pub wal: Vec<WalHeader>,
-    /// Of the log, everything above it,
-    pub above: Lsn,
-    /// and at or below it.
+    /// The log behind them: what is taken of which object.
+    pub wal: Vec<(WalPiece, WalHeader)>,
+    /// The moment.
     pub target: Lsn,
 }
 
@@ -113,10 +112,10 @@ impl PlanImage {
     /// All of the log in order: what one object holds of a slot comes before what the next does.
     fn read_wal(&self, sink: &mut dyn FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         let (sender, objects) = flume::bounded(OBJECTS_AHEAD);
-        let numbers: Vec<WalNumber> = self.wal.iter().map(|header| header.link.number).collect();
+        let numbers: Vec<WalNumber> = self.wal.iter().map(|(piece, _)| piece.number).collect();
         self.runtime.spawn(fetch(Arc::clone(&self.store), numbers, sender));
-        for planned in &self.wal {
-            let number = planned.link.number;
+        for (piece, planned) in &self.wal {
+            let number = piece.number;
             let name = || paths::wal(number.0).to_string();
             let object = objects.recv().map_err(|_| "the runtime has stopped".to_owned())??;
             let (header, body) =
@@ -125,7 +124,7 @@ impl PlanImage {
                 return Err(format!("{} was replaced since it was planned", name()));
             }
             let applied = body.for_each::<Refused>(&mut |record| {
-                if record.lsn <= self.above || record.lsn > self.target {
+                if record.lsn <= piece.above || record.lsn > piece.up_to {
                     return Ok(());
                 }
                 sink(record.ops).map_err(Refused)

@@ -27,7 +27,7 @@ use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{DatabaseId, HistoryId, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::plan::{Plan, PlanError, Restorable, Stock, Target};
+use cutwater_snapshot::plan::{Plan, PlanError, Restorable, Stock, Target, WalPiece};
 use cutwater_snapshot::restore::{STORE_FOLDER, require_new};
 use tokio::runtime::Handle;
 
@@ -160,14 +160,14 @@ impl Source {
             snapshots.push(manifest.unlock(&self.keys)?);
         }
         let header = |number| self.archive.headers().find(|header| header.link.number == number);
-        let wal = plan.wal.iter().filter_map(|number| header(*number).cloned()).collect();
+        let planned = |piece: &WalPiece| Some((*piece, header(piece.number)?.clone()));
+        let wal = plan.wal.iter().filter_map(planned).collect();
         Ok(PlanImage {
             runtime: Handle::current(),
             store: Arc::clone(&self.store),
             keys: self.keys.clone(),
             snapshots,
             wal,
-            above: plan.snapshot_lsn,
             target: plan.target,
         })
     }

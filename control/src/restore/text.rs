@@ -1,5 +1,5 @@
-//! Moments, windows and plans as people read them, and as `--at` takes them: RFC 3339 in UTC, to the
-//! microsecond. Pure.
+//! Moments, windows and plans as people read them, and as `--at` takes them: RFC 3339 in UTC, to
+//! the microsecond. Pure.
 
 use std::time::UNIX_EPOCH;
 
@@ -146,9 +146,10 @@ pub fn plan(plan: &Plan) -> String {
     match plan.wal[..] {
         [] => text.push_str("\nlog      none"),
         [first, .., last] => {
+            let (first, last) = (first.number, last.number);
             text.push_str(&format!("\nlog      {} objects, {first} to {last}", plan.wal.len()));
         }
-        [only] => text.push_str(&format!("\nlog      object {only}")),
+        [only] => text.push_str(&format!("\nlog      object {}", only.number)),
     }
     text
 }

@@ -127,8 +127,8 @@ fn chain<'a>(headers: impl DoubleEndedIterator<Item = &'a WalHeader>) -> Vec<&'a
 /// the last one of its parent before the fork.
 ///
 /// # Errors
-/// As for [`Archive::load`], and [`ArchiveError::Damaged`] if a header cannot be believed that might
-/// be the one.
+/// As for [`Archive::load`], and [`ArchiveError::Damaged`] if a header cannot be believed that
+/// might be the one.
 pub async fn find_head(
     store: &dyn ObjectStore,
     identity: Identity,

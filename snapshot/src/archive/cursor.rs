@@ -1,8 +1,8 @@
-//! How far a data directory's log is archived: what the archiver remembers over restarts, in a small
-//! file of the data directory. Pure; reading and writing the file is left to the caller.
+//! How far a data directory's log is archived: what the archiver remembers over restarts, in a
+//! small file of the data directory. Pure; reading and writing the file is left to the caller.
 //!
-//! The *ceiling* is made durable before an object is put that ends there: a start gives no LSN at or
-//! below it, and a remote head above it means that the disk is older than its archive.
+//! The *ceiling* is made durable before an object is put that ends there: a start gives no LSN at
+//! or below it, and a remote head above it means that the disk is older than its archive.
 
 use cutwater_engine::log::recovery::{Coverage, Part};
 use cutwater_engine::types::{Lsn, Position, StartId};

@@ -348,8 +348,8 @@ async fn histories_share_the_numbers() {
     assert!(matches!(error, ArchiveError::ForeignDatabase { .. }));
 }
 
-/// Writers that follow each other over a store whose puts fail before or after the work, each trying
-/// the same draft again until it is certain: nothing is missing, nothing is there twice.
+/// Writers that follow each other over a store whose puts fail before or after the work, each
+/// trying the same draft again until it is certain: nothing is missing, nothing is there twice.
 #[tokio::test]
 async fn whatever_the_store_says_the_chain_is_whole() {
     for seed in 0..200u64 {

@@ -6,8 +6,8 @@
 //! - created, or found with our nonce: it is stored. A put that reported an error may have done its
 //!   work, so the same draft is tried again until one of the outcomes is certain.
 //! - found with a higher epoch: another writer has taken over; nothing is written any more.
-//! - found with a lower epoch: an earlier writer's put that came late. It is passed over; our object
-//!   names our own predecessor, so no reader follows a link to the late one.
+//! - found with a lower epoch: an earlier writer's put that came late. It is passed over; our
+//!   object names our own predecessor, so no reader follows a link to the late one.
 
 use std::sync::Arc;
 

@@ -138,14 +138,15 @@ fn check(stock: &Stock, history: HistoryId, plan: &Plan) -> Result<(), TestCaseE
     let newest = plan.deltas.last().copied().unwrap_or(plan.base);
     let point = stock.snapshots.iter().find(|point| point.id == newest).unwrap();
     prop_assert_eq!(point.end_lsn, plan.snapshot_lsn);
-    for lsn in plan.snapshot_lsn.0 + 1..=plan.target.0 {
-        let holders = plan.wal.iter().filter(|number| {
-            let span = stock.wal.iter().find(|span| span.number == **number).unwrap();
-            let limit = limit(stock, history, span.history).unwrap();
-            span.from.0 < lsn && lsn <= span.to.0.min(limit)
-        });
-        prop_assert_eq!(holders.count(), 1, "{} {:?}", lsn, plan);
+    let mut at = plan.snapshot_lsn;
+    for piece in &plan.wal {
+        prop_assert!(piece.above == at && piece.up_to > at, "{:?}", plan);
+        at = piece.up_to;
+        let span = stock.wal.iter().find(|span| span.number == piece.number).unwrap();
+        let limit = limit(stock, history, span.history).unwrap();
+        prop_assert!(span.from <= piece.above && piece.up_to.0 <= span.to.0.min(limit));
     }
+    prop_assert_eq!(at, plan.target);
     let limit = limit(stock, history, plan.history).unwrap();
     prop_assert!(plan.target.0 <= limit);
     let fork = stock.histories[&plan.history];
@@ -177,13 +178,24 @@ fn a_fork_goes_on_from_its_parent() {
     let stock = two_histories();
     let plan = stock.plan(Target::Lsn(Lsn(95)), None).unwrap();
     assert_eq!((plan.history, plan.base, plan.snapshot_lsn), (history(2), SnapshotId(1), Lsn(5)));
-    assert_eq!(plan.wal, [1, 3, 4].map(WalNumber));
+    // Of the parent's object only what lies before the fork.
+    let piece = |number, above, up_to| {
+        let number = WalNumber(number);
+        WalPiece { number, above: Lsn(above), up_to: Lsn(up_to) }
+    };
+    assert_eq!(plan.wal, [piece(1, 5, 10), piece(3, 10, 90), piece(4, 90, 95)]);
     let plan = stock.plan(Target::Lsn(Lsn(8)), None).unwrap();
-    assert_eq!((plan.history, plan.wal), (history(1), vec![WalNumber(1)]));
+    assert_eq!((plan.history, plan.wal), (history(1), vec![piece(1, 5, 8)]));
     let plan = stock.plan(Target::Latest, None).unwrap();
-    assert_eq!((plan.target, plan.base, plan.wal), (Lsn(120), SnapshotId(3), vec![WalNumber(4)]));
+    assert_eq!(
+        (plan.target, plan.base, plan.wal),
+        (Lsn(120), SnapshotId(3), vec![piece(4, 100, 120)])
+    );
     let plan = stock.plan(Target::Latest, Some(history(1))).unwrap();
-    assert_eq!((plan.target, plan.base, plan.wal), (Lsn(30), SnapshotId(2), vec![WalNumber(2)]));
+    assert_eq!(
+        (plan.target, plan.base, plan.wal),
+        (Lsn(30), SnapshotId(2), vec![piece(2, 27, 30)])
+    );
     let plan = stock.plan(Target::Snapshot(SnapshotId(2)), None).unwrap();
     assert_eq!((plan.target, plan.wal), (Lsn(27), vec![]));
 }

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use cutwater_engine::log::Coverage;
 use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::{Cursor, WalNumber};
+use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::error::Flaw;
 use cutwater_snapshot::ident::Identity;
+
+use crate::coordinator::image::coverage;
+use crate::coordinator::recycle::checkpoints;
 
 /// The file's name in a data directory.
 pub const CURSOR_FILE: &str = "archive.msgpack";
@@ -72,9 +76,25 @@ pub fn write(data_dir: &Path, cursor: &Cursor) -> Result<(), CursorError> {
     write().map_err(|source| CursorError::Io { verb: "write", path, source })
 }
 
-/// Where a history's archive begins: behind `checkpoint`, where that is the first thing that the log
-/// continues, else at the history's own beginning.
-pub fn first(identity: Identity, checkpoint: Option<(Lsn, Coverage)>) -> Cursor {
+/// How far the log of a directory is archived: as it is written down, or where a first archive
+/// begins.
+///
+/// # Errors
+/// As for [`read`].
+pub fn find(dir: &Path, identity: Identity, catalog: &Catalog) -> Result<Cursor, CursorError> {
+    if let Some(cursor) = read(dir, identity)? {
+        return Ok(cursor);
+    }
+    let checkpoint = checkpoints(catalog, identity.history).first().copied();
+    let checkpoint = checkpoint.map(|manifest| (manifest.meta().end_lsn, coverage(manifest)));
+    let mut cursor = first(identity, checkpoint);
+    cursor.ceiling = cursor.ceiling.max(catalog.highest_lsn());
+    Ok(cursor)
+}
+
+/// Where a history's archive begins: behind `checkpoint`, where that is the first thing that the
+/// log continues, else at the history's own beginning.
+fn first(identity: Identity, checkpoint: Option<(Lsn, Coverage)>) -> Cursor {
     let begin = identity.fork.map_or(Lsn::ZERO, |fork| fork.lsn);
     let (to, coverage) = match checkpoint {
         Some((end_lsn, coverage)) => (end_lsn, Some(coverage)),

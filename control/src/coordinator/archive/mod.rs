@@ -1,13 +1,14 @@
 //! The archiver: sends the log to the remote store, an interval at a time.
 //!
-//! Every interval it takes a mark of all shards and puts what lies between the cursor and the mark's
-//! closed LSN, as one object or several. In this order, so that a crash between any two steps loses
-//! nothing and doubles nothing: the ceiling is durable, the object is put (again and again, always
-//! the same one, until it is certain), the cursor is durable, and only then may the log go.
+//! Every interval it takes a mark of all shards and puts what lies between the cursor and the
+//! mark's closed LSN, as one object or several. In this order, so that a crash between any two
+//! steps loses nothing and doubles nothing: the ceiling is durable, the object is put (again and
+//! again, always the same one, until it is certain), the cursor is durable, and only then may the
+//! log go.
 //!
-//! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on at
-//! the present: the gap is durable in the cursor before any log goes on its account, and a base is
-//! due, since no older one reaches across.
+//! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on
+//! at the present: the gap is durable in the cursor before any log goes on its account, and a base
+//! is due, since no older one reaches across.
 //!
 //! | file | what |
 //! |---|---|
@@ -93,25 +94,40 @@ pub struct ArchiveStatus {
 pub struct Archiver {
     /// Where it stands.
     pub status: watch::Receiver<ArchiveStatus>,
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    marked: Option<oneshot::Receiver<()>>,
     task: JoinHandle<()>,
 }
 
+/// How long a stop waits for the shards' last mark.
+const LAST_MARK_LIMIT: Duration = Duration::from_secs(2);
+
 impl Archiver {
-    /// Archives what is there and ends; whatever it is doing after `limit`.
-    pub async fn close(mut self, limit: Duration) {
-        let _ = self.stop.send(());
-        if tokio::time::timeout(limit, &mut self.task).await.is_err() {
-            self.task.abort();
-            let _ = self.task.await;
+    /// Tells it to end with what is durable now; completes when the shards are not needed for that
+    /// any more.
+    pub async fn mark_last(&mut self) {
+        if let (Some(stop), Some(marked)) = (self.stop.take(), self.marked.take()) {
+            let _ = stop.send(());
+            let _ = tokio::time::timeout(LAST_MARK_LIMIT, marked).await;
         }
+    }
+
+    /// Waits until it has ended, at most so long.
+    pub async fn finish(&mut self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, &mut self.task).await;
+    }
+}
+
+impl Drop for Archiver {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
 /// Why nothing was archived this time.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    #[error("the remote store cannot be written yet{}", .0.as_ref().map_or(String::new(), |e| format!(": {e}")))]
+    #[error("the remote store cannot be written yet: {}", .0.as_deref().unwrap_or("no answer"))]
     Connecting(Option<String>),
     #[error("another server has taken the remote store over")]
     Superseded,
@@ -163,6 +179,7 @@ pub fn start(setup: ArchiveSetup) -> Archiver {
     };
     let (sender, status) = watch::channel(status);
     let (stop, stopped) = oneshot::channel();
+    let (last_mark, marked) = oneshot::channel();
     let task = Task {
         cursor: setup.cursor.clone(),
         setup,
@@ -172,8 +189,10 @@ pub fn start(setup: ArchiveSetup) -> Archiver {
         marks: VecDeque::new(),
         idle: Idle::default(),
         base_due: None,
+        last_mark: Some(last_mark),
     };
-    Archiver { status, stop, task: tokio::spawn(task.run(stopped)) }
+    let task = tokio::spawn(task.run(stopped));
+    Archiver { status, stop: Some(stop), marked: Some(marked), task }
 }
 
 /// When an interval without records is worth an object.
@@ -224,6 +243,8 @@ struct Task {
     marks: VecDeque<Mark>,
     idle: Idle,
     base_due: Option<Lsn>,
+    /// Told when the last mark was taken.
+    last_mark: Option<oneshot::Sender<()>>,
 }
 
 impl Task {
@@ -247,7 +268,11 @@ impl Task {
 
     /// Archives all that is closed now.
     async fn round(&mut self, is_last: bool) -> Result<(), Problem> {
-        self.mark().await?;
+        let marked = self.mark().await;
+        if is_last && let Some(told) = self.last_mark.take() {
+            let _ = told.send(());
+        }
+        marked?;
         self.connect().await?;
         loop {
             if let Some(pending) = &self.pending {
@@ -443,8 +468,8 @@ impl Task {
         tracing::error!(
             after = after.0,
             to = to.0,
-            "the backlog of the archive has passed its limit: the log of this time is not archived, \
-             and moments in it cannot be restored; a base snapshot follows"
+            "the backlog of the archive has passed its limit: the log of this time is not \
+             archived, and moments in it cannot be restored; a base snapshot follows"
         );
         Ok(())
     }
