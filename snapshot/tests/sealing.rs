@@ -328,12 +328,15 @@ async fn a_sealed_object_replaced_by_a_plain_one() {
     assert!(error.contains("it is not sealed, although keys are configured"), "{error}");
 }
 
+/// What is done to a manifest, and its name.
+type Edit<'a> = (&'a str, &'a dyn Fn(&mut RawManifest));
+
 /// Every field of the manifest by hand, with the checksum made to agree.
 #[tokio::test]
 async fn a_manifest_edited_by_hand() {
     let (store, manifest) = written(&ring(), Compression::None, 1).await;
     let path = manifest.name().manifest();
-    let changes: [(&str, &dyn Fn(&mut RawManifest)); 14] = [
+    let changes: [Edit<'_>; 14] = [
         ("created_at", &|raw| raw.meta.created_at_us += 1),
         ("created_by", &|raw| raw.meta.created_by.push('x')),
         ("history", &|raw| raw.history_id.0[0] ^= 1),
@@ -360,7 +363,7 @@ async fn a_manifest_edited_by_hand() {
         let state = &catalog.entries()[0].state;
         assert!(matches!(state, EntryState::Unreadable { .. }), "{what}: {state:?}");
     }
-    let halves: [(&str, &dyn Fn(&mut RawManifest)); 5] = [
+    let halves: [Edit<'_>; 5] = [
         ("no auth", &|raw| raw.auth = None),
         ("no key id", &|raw| raw.key_id = None),
         ("no wrapped key", &|raw| raw.wrapped_key = None),
