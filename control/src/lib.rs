@@ -1,9 +1,9 @@
 //! Cutwater's control plane as a library: what a server needs around its shards.
 //!
 //! In the order in which a start uses them: [`config`] merges flags, variables and the TOML file;
-//! [`keys`] reads the keys that seal; [`placement`] gives every shard a CPU; [`data_dir`] locks the data directory (a file lock) and
-//! finds or makes its [`identity`]; [`database`] opens the engine and starts the
-//! [`coordinator`]; [`serve`] runs the shards until it is told to stop, and
+//! [`keys`] reads the keys that seal; [`placement`] gives every shard a CPU; [`data_dir`] locks the
+//! data directory (a file lock) and finds or makes its [`identity`]; [`database`] opens the engine
+//! and starts the [`coordinator`]; [`serve`] runs the shards until it is told to stop, and
 //! [`banner`] says in a few lines what was started. [`client`] is the small RESP client of the
 //! command line, and [`listing`] what a snapshot looks like in LIST and SHOW, with or without a
 //! server.

@@ -149,7 +149,8 @@ pub struct ChunkPlace {
 /// The header that goes before `body`, which is stored as it is or was compressed from `raw_bytes`.
 ///
 /// # Panics
-/// If the body is longer than `raw_bytes`, or those than [`BODY_LIMIT_BYTES`]; writers check before.
+/// If the body is longer than `raw_bytes`, or those than [`BODY_LIMIT_BYTES`]; writers check that
+/// before.
 pub fn chunk_header(
     place: ChunkPlace,
     kind: ChunkKind,

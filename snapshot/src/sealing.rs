@@ -1,5 +1,5 @@
-//! How a snapshot is sealed: its data key, what that is bound to, and what a reader must hold before
-//! any object is read.
+//! How a snapshot is sealed: its data key, what that is bound to, and what a reader must hold
+//! before any object is read.
 //!
 //! The data key is random for each snapshot and stored in the manifest, wrapped by a configured key
 //! and bound to the database and the snapshot's uuid. Each object has its own key, bound to its
@@ -7,8 +7,8 @@
 //! [`RawManifest::body`], in which the wrapped key itself is left out, so that [`crate::rekey`] can
 //! change it.
 //!
-//! Nobody reads objects by a [`Manifest`] alone: [`Manifest::unlock`] gives an [`Unlocked`], which is
-//! authentic if keys are configured, and what was written without keys if none are. There is no
+//! Nobody reads objects by a [`Manifest`] alone: [`Manifest::unlock`] gives an [`Unlocked`], which
+//! is authentic if keys are configured, and what was written without keys if none are. There is no
 //! way in between: with keys a plain snapshot is refused, or who can write to the store could
 //! replace a sealed one by it.
 

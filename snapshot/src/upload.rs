@@ -197,8 +197,8 @@ fn check_crc(object: &StoredObject, found: u32) -> Result<(), Damage> {
 }
 
 /// The manifest of a published snapshot under its name in another store: id and object names are
-/// those of that store, everything else is the same. A sealed one is authenticated anew, and a delta
-/// names its parent (`parent`, of that store) by the digest that it has there.
+/// those of that store, everything else is the same. A sealed one is authenticated anew, and a
+/// delta names its parent (`parent`, of that store) by the digest that it has there.
 ///
 /// # Errors
 /// As for [`Manifest::unlock`].

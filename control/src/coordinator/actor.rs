@@ -389,8 +389,8 @@ impl Actor {
         }
     }
 
-    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it does
-    /// not look through the catalog and the log folder itself.
+    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it
+    /// does not look through the catalog and the log folder itself.
     fn measure_old_logs(&mut self) {
         let newest = checkpoints(&self.catalog, self.history).first().copied();
         let of_this_start =

@@ -5,8 +5,8 @@
 //! The canonical elements of an entry (all integers little-endian), each hashed with xxh3-128 and
 //! the seed, and added modulo 2^128:
 //!
-//! - the head: database (1 byte), type (1), whether it expires (1), expiry in milliseconds or 0 (8),
-//!   length of the value (8), length of the key (4), the key; and the value itself, if that has at
+//! - the head: database (1 byte), type (1), whether it expires (1), expiry in milliseconds or 0
+//!   (8), length of the value (8), length of the key (4), the key; and the value itself, if that has at
 //!   most [`SHORT_VALUE_BYTES`];
 //! - of a longer value each run of [`PIECE_BYTES`] from offset 0 on, under a seed of its own: the
 //!   low half of the head's hash, plus the run's number times a constant. So runs of different

@@ -11,8 +11,8 @@
 //!    header, and the names of the object. So no nonce is used twice under one key, and an object
 //!    opens under its own name only.
 //!
-//! Objects are sealed piece by piece ([`PieceSealer`], [`PieceOpener`]) in bounded memory; what must
-//! be readable without a key, and trusted with it, is authenticated ([`ManifestKey`]).
+//! Objects are sealed piece by piece ([`PieceSealer`], [`PieceOpener`]) in bounded memory; what
+//! must be readable without a key, and trusted with it, is authenticated ([`ManifestKey`]).
 //!
 //! What is not promised: an object replaced by an *older whole one with everything that names it*
 //! opens. Only who remembers the newer one can tell.
@@ -67,7 +67,7 @@ pub enum SealError {
     },
     /// A piece is not what was sealed here.
     #[error(
-        "piece {piece} does not open: it was altered, moved or cut off, or belongs to another object"
+        "piece {piece} does not open: it was altered, moved or cut off, or is of another object"
     )]
     Piece {
         /// The piece, counted from 0 in its object.

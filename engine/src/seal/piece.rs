@@ -3,8 +3,8 @@
 //!
 //! This is the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár: "Online Authenticated-
 //! Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO 2015). Every piece holds
-//! [`PIECE_BYTES`], only the last may hold fewer, and only that of an empty object none. The nonce is
-//! four zero bytes and a little-endian `u64`: the piece's number, with the top bit set in the last.
+//! [`PIECE_BYTES`], only the last may hold fewer, and only that of an empty object none. The nonce
+//! is four zero bytes and a little-endian `u64`: the piece's number, the top bit set in the last.
 //! The associated data are the object's plain header. So pieces that are missing, doubled, swapped,
 //! appended, cut off, or under another header, do not open. A nonce is never used twice, since
 //! every object has a key of its own.

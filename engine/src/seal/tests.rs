@@ -1,3 +1,5 @@
+//! Round trips, golden bytes, and everything that must not open.
+
 use super::*;
 
 fn master(fill: u8) -> MasterKey {

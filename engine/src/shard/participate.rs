@@ -66,8 +66,8 @@ impl ShardCore {
         self.participations.lowest_clock().map_or(clock, |lowest| lowest.min(clock))
     }
 
-    /// Where the log stands now: what is closed, and the end before which all of it lies. The log is
-    /// asked to become durable up to there.
+    /// Where the log stands now: what is closed, and the end before which all of it lies. The log
+    /// is asked to become durable up to there.
     pub fn mark(&mut self) -> LogMark {
         LogMark { log: self.log_id(), closed: self.closed_lsn(), end: self.journal.request_sync() }
     }

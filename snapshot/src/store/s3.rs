@@ -1,5 +1,5 @@
 //! An S3 store as Cutwater uses one: conditional puts by ETag, single deletes, and timeouts and
-//! retries so short that the caller, which has its own back-off, soon knows that there is no answer.
+//! retries so short that the caller, which has its own back-off, soon knows that nobody answers.
 //!
 //! Credentials come from the options (which the server fills from its TOML file), else from the
 //! `AWS_*` variables that the caller passes on, else from the instance. Nothing here reads the

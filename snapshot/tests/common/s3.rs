@@ -2,8 +2,8 @@
 //! it freezes, fails, slows down, or forgets conditions on demand. It lives in a thread of its own,
 //! so that a test without a runtime has it too, and ends with its handle.
 //!
-//! Every crate's tests include this one file with `#[path]`. Conditional puts of `s3s-fs` look first
-//! and write then; the layer makes them one step, which is what a store promises.
+//! Every crate's tests include this one file with `#[path]`. Conditional puts of `s3s-fs` look
+//! first and write then; the layer makes them one step, which is what a store promises.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::{Ipv4Addr, SocketAddr};

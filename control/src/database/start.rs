@@ -1,0 +1,121 @@
+//! What a start makes of what it finds in the stores: keys that must fit, snapshots that cannot be
+//! read, an archive that is ahead, and the images that the engine may load.
+
+use std::sync::Arc;
+
+use cutwater_engine::ImageSource;
+use cutwater_engine::engine::Recovered;
+use cutwater_engine::seal::Keyring;
+use cutwater_snapshot::archive::Cursor;
+use cutwater_snapshot::catalog::{Catalog, EntryState};
+use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::ident::Identity;
+use cutwater_snapshot::manifest::Manifest;
+use object_store::ObjectStore;
+use tokio::runtime::Handle as Runtime;
+
+use super::DatabaseError;
+use crate::coordinator::archive;
+use crate::coordinator::image::SnapshotImage;
+use crate::coordinator::remote::{self, RemoteConfig};
+
+/// The keys, and how strictly they are meant.
+pub(super) struct Keys {
+    pub(super) ring: Keyring,
+    pub(super) accept_plain: bool,
+}
+
+impl Keys {
+    /// What this snapshot is read with.
+    pub(super) fn for_reading(&self, manifest: &Manifest) -> Keyring {
+        let is_accepted = self.accept_plain && manifest.wrapped_key().is_none();
+        if is_accepted { Keyring::default() } else { self.ring.clone() }
+    }
+}
+
+/// Refuses to start without the key of the newest snapshot, rather than with an older one that
+/// happens to open; and trusts no manifest that was altered.
+pub(super) fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), DatabaseError> {
+    if let Some(newest) = catalog.published().next_back()
+        && let Err(refused @ SnapshotError::Refused { .. }) =
+            newest.unlock(&keys.for_reading(newest))
+    {
+        return Err(refused.into());
+    }
+    catalog.authenticate(&keys.ring, keys.accept_plain);
+    Ok(())
+}
+
+/// Refuses a directory that is older than its archive. A store that does not answer now is asked
+/// again by the archiver, which then archives nothing.
+pub(super) async fn look_at_archive(
+    remote: &RemoteConfig,
+    identity: Identity,
+    cursor: &Cursor,
+) -> Result<(), DatabaseError> {
+    let looked = archive::check_start(&*remote.store, identity, cursor.ceiling);
+    match tokio::time::timeout(remote::START_LIMIT, looked).await {
+        Ok(Ok(Some(reason))) => Err(DatabaseError::BehindArchive { reason }),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the archive cannot be looked at yet");
+            Ok(())
+        }
+        Ok(Ok(None)) | Err(_) => Ok(()),
+    }
+}
+
+/// Says which snapshots cannot be read. If that is all of them, then starting from nothing would
+/// hide it, and end in a new log beside the only copy.
+pub(super) fn look_at_unreadable(catalog: &Catalog, log: bool) -> Result<(), DatabaseError> {
+    let mut newest = None;
+    for entry in catalog.entries() {
+        let (Some(name), EntryState::Unreadable { reason }) = (entry.name, &entry.state) else {
+            continue;
+        };
+        tracing::error!(%name, reason, "a snapshot cannot be read");
+        newest = Some(reason.clone());
+    }
+    match newest {
+        Some(reason) if log && catalog.published().next().is_none() => {
+            Err(DatabaseError::Unreadable { reason })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Snapshots newer than the one that was loaded could not be: they are no checkpoints, on whose
+/// account log or older snapshots may go.
+pub(super) fn distrust_unloaded(catalog: &mut Catalog, recovered: &Recovered) {
+    let Some(loaded) = &recovered.image else { return };
+    let is_newer = |manifest: &&Manifest| manifest.name().to_string() != *loaded;
+    let newer: Vec<_> =
+        catalog.published().rev().take_while(is_newer).map(Manifest::name).collect();
+    for name in newer {
+        catalog.distrust(name, "this start could not load it, and took an older one");
+    }
+}
+
+/// The images that a start may load, newest first.
+pub(super) fn images(
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    identity: Identity,
+    keys: &Keys,
+    log: bool,
+) -> Vec<Box<dyn ImageSource>> {
+    if !log {
+        return Vec::new();
+    }
+    let image = |manifest: &Manifest| {
+        let (runtime, store) = (Runtime::current(), Arc::clone(store));
+        let image = SnapshotImage::new(
+            runtime,
+            store,
+            manifest.clone(),
+            identity.history,
+            keys.for_reading(manifest),
+        );
+        Box::new(image) as Box<dyn ImageSource>
+    };
+    catalog.published().rev().take(2).map(image).collect()
+}
