@@ -347,7 +347,10 @@ async fn a_manifest_edited_by_hand() {
         ("slot counts", &|raw| raw.slot_counts = vec![0; 16_384]),
         ("crc", &|raw| raw.objects[0].crc32c ^= 1),
         ("compression", &|raw| raw.compression = "lz4".into()),
-        ("slot digests", &|raw| raw.slot_digests = Some(vec![1; 32].into())),
+        ("slot digests", &|raw| {
+            raw.digest_seed = Some(1);
+            raw.slot_digests = Some(vec![1; 16 * 16_384].into());
+        }),
         ("auth", &|raw| raw.auth.as_mut().unwrap()[0] ^= 1),
         ("auth cut", &|raw| _ = raw.auth.as_mut().unwrap().pop()),
     ];

@@ -118,36 +118,44 @@ impl Search<'_> {
         if self.tried.len() >= MAX_TRIED || !self.tried.insert(fingerprint(done, state, kept)) {
             return false;
         }
+        let mut nexts = Vec::new();
         for at in 0..self.events.len() {
             if done & 1 << at != 0 || self.before[at] & !done != 0 {
                 continue;
             }
-            let event = self.events[at];
-            let seen = Seen {
-                invoked_ms: event.invoked.1,
-                replied_ms: event.replied.as_ref().map_or(u64::MAX, |reply| reply.1),
-                reply: event.replied.as_ref().map(|reply| &reply.2),
-            };
-            let mut next = state.clone();
-            if !next.apply(event.connection, &event.request, seen) {
-                continue;
+            let Some(next) = self.apply(at, state) else { continue };
+            // A read that agrees and changes nothing: whatever order explains the rest explains it
+            // with this read in front, too, so no other has to be tried.
+            if self.events[at].request.is_read() && next == *state {
+                nexts = vec![(at, next)];
+                break;
             }
+            nexts.push((at, next));
+        }
+        nexts.into_iter().any(|(at, next)| {
+            let done = done | 1 << at;
             let ways = match self.end {
                 End::Whole(_) => vec![kept.clone()],
                 End::Lossy(survivors) => {
-                    let to_come = self.named(!(done | 1 << at));
-                    survivors.ways(kept, event, (state, &next), to_come)
+                    survivors.ways(kept, self.events[at], (state, &next), self.named(!done))
                 }
             };
-            if ways.iter().any(|kept| self.from(done | 1 << at, &next, kept)) {
-                return true;
-            }
-        }
-        false
+            ways.iter().any(|kept| self.from(done, &next, kept))
+        })
     }
-}
 
-impl Search<'_> {
+    /// The state after a request, if what was seen of it agrees.
+    fn apply(&self, at: usize, state: &State) -> Option<State> {
+        let event = self.events[at];
+        let seen = Seen {
+            invoked_ms: event.invoked.1,
+            replied_ms: event.replied.as_ref().map_or(u64::MAX, |reply| reply.1),
+            reply: event.replied.as_ref().map(|reply| &reply.2),
+        };
+        let mut next = state.clone();
+        next.apply(event.connection, &event.request, seen).then_some(next)
+    }
+
     /// The keys that those of these requests name that may change something, as bits.
     fn named(&self, events: u64) -> u64 {
         let each = self.events.iter().enumerate();

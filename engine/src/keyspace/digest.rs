@@ -6,8 +6,8 @@
 //! the seed, and added modulo 2^128:
 //!
 //! - the head: database (1 byte), type (1), whether it expires (1), expiry in milliseconds or 0
-//!   (8), length of the value (8), length of the key (4), the key; and the value itself, if that has at
-//!   most [`SHORT_VALUE_BYTES`];
+//!   (8), length of the value (8), length of the key (4), the key; and the value itself, if that
+//!   has at most [`SHORT_VALUE_BYTES`];
 //! - of a longer value each run of [`PIECE_BYTES`] from offset 0 on, under a seed of its own: the
 //!   low half of the head's hash, plus the run's number times a constant. So runs of different
 //!   entries, or in other places, never stand for one another.
