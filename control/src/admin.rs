@@ -1,19 +1,18 @@
 //! The commands that the control plane answers: SNAPSHOT and what Redis clients know of it (BGSAVE,
 //! SAVE, LASTSAVE), and SHUTDOWN. Arguments in, replies out; the work is the coordinator's.
 
-use std::fmt::Write as _;
-
-use cutwater_engine::engine::AdminCall;
+use cutwater_engine::engine::{AdminCall, AdminReplier};
 use cutwater_engine::resp::{Args, Reply};
-use cutwater_engine::types::{Lsn, SnapshotId};
-use cutwater_snapshot::catalog::Entry;
+use cutwater_engine::types::SnapshotId;
+use cutwater_snapshot::catalog::{Entry, EntryState};
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::watch;
 
-use crate::coordinator::archive::ArchiveStatus;
-use crate::coordinator::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
+use crate::coordinator::{CoordinatorError, Deleted, Handle};
+use crate::fault::{self, Fault};
 use crate::listing::{Field, REMOTE_FIELD, fields};
-use crate::restore::text::{last_moment, moment};
+use crate::status;
 
 /// Answers calls until the engine is gone. `shutdown` is set by SHUTDOWN.
 pub async fn serve(
@@ -27,7 +26,7 @@ pub async fn serve(
 }
 
 async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) {
-    let AdminCall { args, reply, .. } = call;
+    let AdminCall { args, client_id, reply, .. } = call;
     let args = args.as_args();
     let word = |index| args.get(index).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     let (name, subcommand) = (word(0), word(1));
@@ -51,10 +50,11 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             }
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
-        (b"snapshot", b"create") => match handle.create().await {
-            Ok(manifest) => reply.reply(|reply| created(reply, &manifest)),
+        (b"snapshot", b"create") => match handle.create_for(Some(client_id)).await {
+            Ok(manifest) => reply.reply(|reply| created(reply, &manifest, &handle)),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
+        (b"snapshot", b"cancel") => cancel(args, &handle, reply).await,
         (b"snapshot", b"list") => match handle.list().await {
             Ok(entries) => reply.reply(|reply| {
                 reply.array(entries.len());
@@ -63,7 +63,7 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
         (b"snapshot", b"status") => match handle.status().await {
-            Ok(found) => reply.reply(|reply| status(reply, &found)),
+            Ok(found) => reply.reply(|reply| map(reply, &status::fields(&found))),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
         (b"snapshot", b"rekey") => {
@@ -77,33 +77,65 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             }
         }
         (b"snapshot", _) => match snapshot_id(args) {
-            Some(id) => with_id(&subcommand, id, &handle, reply).await,
-            None => reply.reply(|reply| {
-                reply.error("ERR a snapshot id is a whole number, as SNAPSHOT LIST shows it");
-            }),
+            Some(id) => with_id(&subcommand, (id, client_id), &handle, reply).await,
+            None => reply.reply(|reply| reply.error(NO_ID)),
         },
         _ => reply.reply(|reply| reply.error("ERR unknown administrative command")),
     }
 }
 
+/// What is said of an id that is none.
+const NO_ID: &str = "ERR a snapshot id is a whole number, as SNAPSHOT LIST shows it";
+
+/// SNAPSHOT CANCEL \[id\]: the snapshot that is being taken. SNAPSHOT CANCEL VERIFY \[id\]:
+/// verifications.
+async fn cancel(args: Args<'_>, handle: &Handle, reply: AdminReplier) {
+    let is_verify = args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"verify"));
+    let (at, longest) = if is_verify { (3, 4) } else { (2, 3) };
+    let id = match args.get(at).map(parse_id) {
+        Some(None) => return reply.reply(|reply| reply.error(NO_ID)),
+        id => id.flatten(),
+    };
+    if args.len() > longest {
+        return reply.reply(|reply| reply.error("ERR syntax error: CANCEL [VERIFY] [id]"));
+    }
+    let outcome = match is_verify {
+        true => handle.cancel_verify(id).await,
+        false => handle.cancel(id).await.map(|id| id.0),
+    };
+    match outcome {
+        Ok(number) => reply.reply(|reply| integer(reply, number)),
+        Err(error) => reply.reply(|reply| refuse(reply, &error)),
+    }
+}
+
 async fn with_id(
     subcommand: &[u8],
-    id: SnapshotId,
+    (id, client): (SnapshotId, u64),
     handle: &Handle,
-    reply: cutwater_engine::engine::AdminReplier,
+    reply: AdminReplier,
 ) {
     match subcommand {
         b"show" => match handle.list().await {
             Ok(entries) => reply.reply(|reply| match entries.iter().find(|e| e.id == id) {
                 Some(found) => entry(reply, found, handle),
-                None => reply.error(&format!("ERR there is no snapshot {id}")),
+                None => {
+                    reply.error(&format!("{} there is no snapshot {id}", Fault::NotFound.word()))
+                }
             }),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
-        b"verify" => match handle.verify(id).await {
-            Ok(_) => reply.reply(|reply| reply.ok()),
-            Err(error) => reply.reply(|reply| refuse(reply, &error)),
-        },
+        b"verify" => {
+            // A client that goes away does not wait for the answer, and then nobody reads on.
+            let outcome = tokio::select! {
+                outcome = handle.verify_for(id, Some(client)) => outcome,
+                () = reply.client_gone() => Err(CoordinatorError::VerifyCancelled(id)),
+            };
+            match outcome {
+                Ok(report) => reply.reply(|reply| verified(reply, id, &report)),
+                Err(error) => reply.reply(|reply| refuse(reply, &error)),
+            }
+        }
         b"delete" => match handle.delete(id).await {
             Ok(Deleted::Everywhere) => reply.reply(|reply| reply.ok()),
             Ok(Deleted::RemotePending) => reply.reply(|reply| {
@@ -118,7 +150,7 @@ async fn with_id(
 /// Starts a snapshot and does not wait for it; an error only if one is under way.
 async fn begin_in_background(handle: &Handle) -> Result<(), CoordinatorError> {
     if let Some(running) = handle.status().await?.running {
-        return Err(CoordinatorError::Busy(running));
+        return Err(CoordinatorError::Busy(running.id));
     }
     let handle = handle.clone();
     tokio::spawn(async move {
@@ -129,27 +161,39 @@ async fn begin_in_background(handle: &Handle) -> Result<(), CoordinatorError> {
 }
 
 fn snapshot_id(args: Args<'_>) -> Option<SnapshotId> {
-    let text = std::str::from_utf8(args.get(2)?).ok()?;
-    text.parse().ok().map(SnapshotId)
+    parse_id(args.get(2)?)
+}
+
+fn parse_id(word: &[u8]) -> Option<SnapshotId> {
+    std::str::from_utf8(word).ok()?.parse().ok().map(SnapshotId)
 }
 
 fn refuse(reply: &mut Reply<'_>, error: &CoordinatorError) {
-    reply.error(&format!("ERR {error}"));
+    reply.error(&fault::reply_text(error));
 }
 
-/// The reply of CREATE: the id and the LSNs.
-fn created(reply: &mut Reply<'_>, manifest: &Manifest) {
-    let meta = manifest.meta();
-    reply.map(4);
-    for (name, number) in [
-        ("id", manifest.id().0),
-        ("begin_lsn", meta.begin_lsn.0),
-        ("end_lsn", meta.end_lsn.0),
-        ("data_bytes", meta.data_bytes),
-    ] {
-        reply.bulk(name.as_bytes());
-        integer(reply, number);
-    }
+/// The reply of CREATE: what SHOW says of it.
+fn created(reply: &mut Reply<'_>, manifest: &Manifest, handle: &Handle) {
+    let found = Entry {
+        id: manifest.id(),
+        name: Some(manifest.name()),
+        state: EntryState::Published(Box::new(manifest.clone())),
+        stored_bytes: manifest.meta().data_bytes,
+    };
+    entry(reply, &found, handle);
+}
+
+/// The reply of VERIFY: what was read and found to be in order.
+fn verified(reply: &mut Reply<'_>, id: SnapshotId, report: &VerifyReport) {
+    let fields = [
+        ("id", id.0),
+        ("objects", report.objects),
+        ("bytes", report.bytes),
+        ("chunks", report.chunks),
+        ("entries", report.entries),
+        ("tail_records", report.tail_records),
+    ];
+    map(reply, &fields.map(|(name, number)| (name, Field::Number(number))));
 }
 
 fn entry(reply: &mut Reply<'_>, entry: &Entry, handle: &Handle) {
@@ -157,98 +201,28 @@ fn entry(reply: &mut Reply<'_>, entry: &Entry, handle: &Handle) {
     if let Some(place) = handle.remote_place(entry) {
         fields.push((REMOTE_FIELD, Field::Text(place)));
     }
+    map(reply, &fields);
+}
+
+/// A map of fields.
+fn map(reply: &mut Reply<'_>, fields: &[(&'static str, Field)]) {
     reply.map(fields.len());
     for (name, field) in fields {
         reply.bulk(name.as_bytes());
-        match field {
-            Field::Number(number) => integer(reply, number),
-            Field::Text(text) => reply.bulk(text.as_bytes()),
-            Field::Nothing => reply.null(),
+        value(reply, field);
+    }
+}
+
+fn value(reply: &mut Reply<'_>, field: &Field) {
+    match field {
+        Field::Number(number) => integer(reply, *number),
+        Field::Text(text) => reply.bulk(text.as_bytes()),
+        Field::Nothing => reply.null(),
+        Field::List(rows) => {
+            reply.array(rows.len());
+            rows.iter().for_each(|row| map(reply, row));
         }
     }
-}
-
-fn status(reply: &mut Reply<'_>, status: &Status) {
-    let remote = if status.remote.is_some() { REMOTE_FIELDS } else { 0 };
-    let archive = if status.archive.is_some() { ARCHIVE_FIELDS } else { 0 };
-    reply.map(9 + remote + archive);
-    let numbers = [
-        ("written_bytes", status.written_bytes),
-        ("last_end_lsn", status.last_end_lsn.0),
-        ("published", status.published),
-        ("failed", status.failed),
-        ("log_since_checkpoint_bytes", status.log_since_checkpoint_bytes),
-        ("checkpoint_at_bytes", status.checkpoint_at_bytes),
-    ];
-    for (name, number) in numbers {
-        reply.bulk(name.as_bytes());
-        integer(reply, number);
-    }
-    for (name, id) in [("running", status.running), ("last", status.last)] {
-        reply.bulk(name.as_bytes());
-        match id {
-            Some(id) => integer(reply, id.0),
-            None => reply.null(),
-        }
-    }
-    reply.bulk(b"last_error");
-    reply.bulk_or_null(status.last_error.as_deref().map(str::as_bytes));
-    if let Some(remote) = &status.remote {
-        remote_status(reply, remote);
-    }
-    if let Some(archive) = &status.archive {
-        for (name, text) in archive_lines(archive) {
-            reply.bulk(name.as_bytes());
-            reply.bulk_or_null(text.as_deref().map(str::as_bytes));
-        }
-    }
-}
-
-/// How many fields [`archive_lines`] gives.
-const ARCHIVE_FIELDS: usize = 5;
-
-/// Where the archive stands.
-fn archive_lines(status: &ArchiveStatus) -> [(&'static str, Option<String>); ARCHIVE_FIELDS] {
-    let gap = status.gap.map(|(after, to)| format!("{} to {}", moment(after), moment(to)));
-    let archived_to = (status.archived_to > Lsn::ZERO).then(|| last_moment(status.archived_to));
-    [
-        ("archived_to", archived_to),
-        ("archived_to_lsn", Some(status.archived_to.to_string())),
-        ("archive_backlog_bytes", Some(status.backlog_bytes.to_string())),
-        ("archive_last_error", status.last_error.clone()),
-        ("archive_gap", gap),
-    ]
-}
-
-/// How many fields [`remote_status`] writes.
-const REMOTE_FIELDS: usize = 9;
-
-fn remote_status(reply: &mut Reply<'_>, remote: &RemoteStatus) {
-    for (name, text) in [("remote_store", remote.url.as_str()), ("remote_state", remote.state)] {
-        reply.bulk(name.as_bytes());
-        reply.bulk(text.as_bytes());
-    }
-    for (name, number) in remote_numbers(remote) {
-        reply.bulk(name.as_bytes());
-        integer(reply, number);
-    }
-    reply.bulk(b"remote_uploading");
-    match remote.uploading {
-        Some((id, _)) => integer(reply, id.0),
-        None => reply.null(),
-    }
-    reply.bulk(b"remote_last_error");
-    reply.bulk_or_null(remote.last_error.as_deref().map(str::as_bytes));
-}
-
-fn remote_numbers(remote: &RemoteStatus) -> [(&'static str, u64); 5] {
-    [
-        ("remote_uploaded", remote.uploaded as u64),
-        ("remote_pending", remote.pending as u64),
-        ("remote_pending_deletions", remote.pending_deletions as u64),
-        ("remote_failed", remote.failed as u64),
-        ("remote_uploading_percent", remote.uploading.map_or(0, |(_, percent)| percent)),
-    ]
 }
 
 /// An integer, or its digits where it is beyond RESP's.
@@ -257,40 +231,4 @@ fn integer(reply: &mut Reply<'_>, number: u64) {
         Ok(number) => reply.integer(number),
         Err(_) => reply.bulk(number.to_string().as_bytes()),
     }
-}
-
-/// The snapshot lines of `INFO persistence`, with Redis' names where it has them.
-pub fn persistence_info(status: &Status) -> String {
-    let mut text = String::new();
-    let lines = [
-        ("rdb_bgsave_in_progress", u64::from(status.running.is_some())),
-        ("rdb_last_save_time", status.last_created_at_us / 1_000_000),
-        ("rdb_saves", status.published),
-        ("snapshots_failed", status.failed),
-        ("snapshot_last_id", status.last.map_or(0, |id| id.0)),
-        ("snapshot_last_end_lsn", status.last_end_lsn.0),
-        ("snapshot_written_bytes", status.written_bytes),
-        ("log_since_checkpoint_bytes", status.log_since_checkpoint_bytes),
-        ("checkpoint_at_bytes", status.checkpoint_at_bytes),
-    ];
-    for (name, number) in lines {
-        let _ = write!(text, "{name}:{number}\r\n");
-    }
-    let ok = if status.last_error.is_none() { "ok" } else { "err" };
-    let _ = write!(text, "rdb_last_bgsave_status:{ok}\r\n");
-    if let Some(remote) = &status.remote {
-        let _ = write!(text, "remote_store:{}\r\nremote_state:{}\r\n", remote.url, remote.state);
-        for (name, number) in remote_numbers(remote) {
-            let _ = write!(text, "{name}:{number}\r\n");
-        }
-        let id = remote.uploading.map_or(0, |(id, _)| id.0);
-        // A line is a line, whatever an error of the store consists of.
-        let error = remote.last_error.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
-        let _ = write!(text, "remote_uploading:{id}\r\nremote_last_error:{error}\r\n");
-    }
-    for (name, line) in status.archive.iter().flat_map(archive_lines) {
-        let line = line.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
-        let _ = write!(text, "{name}:{line}\r\n");
-    }
-    text
 }

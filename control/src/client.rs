@@ -11,6 +11,7 @@ use std::time::Duration;
 use cutwater_engine::resp::{ReplyError, ReplyReader, Value};
 
 use crate::config::Secret;
+use crate::fault::Fault;
 
 /// How long one address may take to accept the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +68,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What kind of failure it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Address { .. } => Fault::Usage,
+            Self::Connect { .. } | Self::Lost { .. } => Fault::Unreachable,
+            Self::Refused { message, .. } => Fault::of_reply(message),
+            Self::Protocol { .. } => Fault::Failed,
+        }
+    }
+
     /// What to do about it, as one sentence.
     pub fn remedy(&self) -> &'static str {
         match self {

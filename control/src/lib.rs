@@ -19,6 +19,7 @@ pub mod config;
 pub mod coordinator;
 pub mod data_dir;
 pub mod database;
+pub mod fault;
 pub mod identity;
 pub mod keys;
 pub mod listing;
@@ -26,5 +27,6 @@ pub mod placement;
 pub mod restore;
 pub mod schedule;
 pub mod serve;
+pub mod status;
 
 pub use database::{Database, DatabaseConfig};

@@ -19,6 +19,8 @@ pub enum Field {
     Number(u64),
     /// A word, a name or a time.
     Text(String),
+    /// Several things, each with fields of its own.
+    List(Vec<Vec<(&'static str, Field)>>),
     /// Not known, or not there.
     Nothing,
 }

@@ -3,6 +3,7 @@
 //! and choosing the exit code.
 
 mod cli;
+mod interrupt;
 mod shutdown;
 mod telemetry;
 

@@ -203,6 +203,7 @@ async fn start(
     database.keys = keys;
     database.accept_plain = config.accept_plain;
     database.compression = config.compression;
+    database.snapshot_limit_bytes_per_s = config.snapshot_limit_bytes_per_s;
     Ok(Running { database: Database::open(database).await? })
 }
 

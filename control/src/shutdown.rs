@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 /// What a shell adds to a signal's number to make an exit code.
-const EXIT_CODE_BASE: i32 = 128;
+pub const EXIT_CODE_BASE: i32 = 128;
 
 /// Listens from now on, on the current tokio runtime. The future completes at the first signal;
 /// one that arrives while nobody awaits it is not lost.
@@ -25,7 +25,7 @@ pub fn requested() -> io::Result<impl Future<Output = ()>> {
         let _ = request.send(());
         let second = signals.next().await;
         tracing::warn!(signal = second.as_raw_value(), "ended by a second signal");
-        exit(EXIT_CODE_BASE + second.as_raw_value());
+        end_at_once(second);
     });
     Ok(async {
         // The task holds its end until it has sent, so an error means that the runtime is ending.
@@ -33,27 +33,34 @@ pub fn requested() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Ends the process as the signal would have.
 #[expect(
     clippy::exit,
     clippy::disallowed_methods,
     reason = "a second signal is the wish not to wait for anything"
 )]
-fn exit(code: i32) -> ! {
-    std::process::exit(code)
+pub fn end_at_once(signal: SignalKind) -> ! {
+    std::process::exit(EXIT_CODE_BASE + signal.as_raw_value())
 }
 
-struct Signals {
+/// SIGTERM and SIGINT.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn install() -> io::Result<Self> {
+    /// Takes them over, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// If the handlers cannot be installed.
+    pub fn install() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> SignalKind {
+    /// The next of either.
+    pub async fn next(&mut self) -> SignalKind {
         tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),

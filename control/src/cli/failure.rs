@@ -4,18 +4,15 @@ use std::io;
 
 use cutwater_control::client::ClientError;
 use cutwater_control::config::ConfigError;
+use cutwater_control::fault::Fault;
 use cutwater_control::keys::KeyError;
 use cutwater_control::placement::NoCpus;
 use cutwater_control::serve::ServeError;
 
 use super::offline::OfflineError;
 use super::row::RowError;
+use crate::interrupt::Interrupted;
 use crate::telemetry::TelemetryError;
-
-/// Something went wrong.
-const EXIT_FAILURE: u8 = 1;
-/// The command line or the configuration is wrong; nothing was tried.
-const EXIT_USAGE: u8 = 2;
 
 /// Why a command did not do what it was asked to. `Display` says what happened and where.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +55,26 @@ pub enum Failure {
     /// A store could not be worked on.
     #[error(transparent)]
     Offline(#[from] OfflineError),
+    /// A snapshot cannot get into the remote store.
+    #[error(
+        "snapshot {id} is published here, and does not get into the remote store ({place}): {reason}"
+    )]
+    NotUploaded {
+        /// The snapshot.
+        id: u64,
+        /// What LIST says of it.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// A signal came.
+    #[error("interrupted: {what}")]
+    Interrupted {
+        /// Which.
+        by: Interrupted,
+        /// What was left, and what was not.
+        what: String,
+    },
     /// Standard output cannot be written.
     #[error("cannot write the result: {0}")]
     Output(io::Error),
@@ -67,12 +84,29 @@ impl Failure {
     /// What the process ends with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::VariableNotText { .. } => EXIT_USAGE,
-            Self::Telemetry(TelemetryError::Filter { .. }) => EXIT_USAGE,
-            Self::Client(ClientError::Address { .. }) => EXIT_USAGE,
-            Self::Offline(error) if error.is_usage() => EXIT_USAGE,
-            Self::Keys(KeyError::Name { .. }) => EXIT_USAGE,
-            _ => EXIT_FAILURE,
+            Self::Interrupted { by, .. } => by.exit_code(),
+            other => other.fault().exit_code(),
+        }
+    }
+
+    /// What kind of failure it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Config(_) | Self::VariableNotText { .. } => Fault::Usage,
+            Self::Telemetry(TelemetryError::Filter { .. }) => Fault::Usage,
+            Self::Client(error) => error.fault(),
+            Self::Offline(error) => error.fault(),
+            Self::Keys(KeyError::Name { .. }) => Fault::Usage,
+            Self::NotUploaded { place, .. } if place == "failed" => Fault::Damaged,
+            Self::Interrupted { .. } => Fault::Cancelled,
+            Self::Telemetry(_)
+            | Self::Cpus(_)
+            | Self::Setup(_)
+            | Self::Serve(_)
+            | Self::Reply { .. }
+            | Self::Keys(_)
+            | Self::NotUploaded { .. }
+            | Self::Output(_) => Fault::Failed,
         }
     }
 
@@ -91,6 +125,10 @@ impl Failure {
             }
             Self::Keys(error) => error.remedy().to_owned(),
             Self::Offline(error) => error.remedy().to_owned(),
+            Self::NotUploaded { .. } => {
+                "Look at `cutwater snapshot status` and at the server's diagnostics.".to_owned()
+            }
+            Self::Interrupted { .. } => String::new(),
             Self::Output(_) => "Look at where standard output goes.".to_owned(),
         }
     }

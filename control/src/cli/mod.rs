@@ -4,16 +4,21 @@
 //! handle signals. Standard output carries results, standard error carries diagnostics and errors;
 //! an error says what happened, where, and on the next line what to do.
 
+mod create;
 mod failure;
 mod keys;
 mod offline;
 mod output;
+mod progress;
 mod restorable;
 mod restore;
 mod row;
 mod s3;
 mod serve;
+mod server;
 mod snapshot;
+mod status;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -38,12 +43,16 @@ Examples:
   cutwater                                     serve ./cutwater-data on 127.0.0.1:6379
   cutwater --port 7000 --data-dir /var/lib/cw  the same elsewhere (all options: serve --help)
   cutwater snapshot create                     take a snapshot of the local server
+  cutwater snapshot status --watch             what it does, its uploads and its archive
   cutwater snapshot list --store file:///var/lib/cw/store
   cutwater restorable --store s3://bucket/cw   the moments that there are
   cutwater restore --store s3://bucket/cw --at 2026-03-01T12:00:00Z --into /var/lib/new
   cutwater keygen --out /etc/cutwater.key      make a key; serve with --key-file ID=PATH
 
-Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration.";
+Exit codes: 0 success, 1 failure, 2 a mistake on the command line or in the configuration (also
+credentials, bucket, password), 3 not found (no such snapshot, store or moment), 4 damaged or not
+opened by the keys, 5 a store or server that does not answer (try again), 6 busy (a snapshot or
+another process is at it), 130 and 143 ended by SIGINT and SIGTERM.";
 
 /// A durable, multi-core database that speaks the Redis protocol
 #[derive(clap::Parser)]
@@ -61,7 +70,7 @@ struct CommandLine {
 enum Command {
     /// Serve a data directory; what cutwater does without a command
     Serve(serve::ServeFlags),
-    /// Create, list, show, delete, verify or rekey snapshots
+    /// Create, cancel, list, show, delete, verify or rekey snapshots; what a server is doing
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Restore any moment into a new data directory
@@ -110,6 +119,11 @@ fn execute(command_line: CommandLine, variables: &Variables) -> Result<(), Failu
         Command::Restorable(args) => restorable::execute(&args, variables),
         Command::Keygen(args) => keys::generate(&args),
     }
+}
+
+/// JSON for people and programs.
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("text, numbers and lists always have a JSON form")
 }
 
 /// The variables with one of our prefixes. They must be text: a path that was changed to fit would

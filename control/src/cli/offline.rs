@@ -6,8 +6,11 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use cutwater_control::fault::Fault;
 use cutwater_control::identity::{Identity, IdentityError};
 use cutwater_control::restore::{Destination, RestoreError, Restored, Source, restore};
 use cutwater_engine::engine::lock::{DataLock, LockError};
@@ -20,10 +23,13 @@ use cutwater_snapshot::error::{Refusal, SnapshotError, StoreError};
 use cutwater_snapshot::plan::Plan;
 use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::store::{S3Options, StoreUrl};
-use cutwater_snapshot::verify::verify;
+use cutwater_snapshot::verify::{self, VerifyReport};
 use tokio::runtime::Runtime;
 
+use super::failure::Failure;
+use super::progress::{Progress, follow};
 use super::row::Row;
+use crate::interrupt::Interrupts;
 
 /// What the tombstone of a snapshot that was deleted here says.
 const DELETE_REASON: &str = "deleted by cutwater snapshot delete --store";
@@ -58,9 +64,16 @@ pub enum OfflineError {
 }
 
 impl OfflineError {
-    /// Whether the command line is wrong, and nothing was tried.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Snapshot(SnapshotError::Store(StoreError::Url { .. })))
+    /// What kind of failure it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::NoStore { .. } => Fault::NotFound,
+            Self::Snapshot(error) => error.into(),
+            Self::Store(_) => Fault::Unreachable,
+            Self::Lock(error) => error.into(),
+            Self::Identity(_) | Self::Setup(_) => Fault::Failed,
+            Self::Restore(error) => error.into(),
+        }
     }
 
     /// What to do about it, as one sentence.
@@ -165,24 +178,53 @@ impl Store {
     /// # Errors
     /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::Protected`], or as
     /// for [`Store::list`].
-    pub fn delete(&self, id: SnapshotId) -> Result<(), OfflineError> {
-        let _lock = self.data_dir.as_deref().map(DataLock::acquire).transpose()?;
+    pub fn delete(&self, id: SnapshotId, interrupts: &Interrupts) -> Result<(), Failure> {
+        let _lock = self.lock()?;
         let protect = match self.data_dir {
             Some(_) => self.catalog()?.newest_two_checkpoints(),
             None => Vec::new(),
         };
         let deletion = delete_snapshot(&*self.store, id, &protect, DELETE_REASON);
-        self.runtime.block_on(deletion)?;
+        let deleted = self.runtime.block_on(follow(pin!(deletion), || None, interrupts));
+        let deleted = deleted.map_err(|by| {
+            let what = format!(
+                "snapshot {id} may be deleted or not, but not in part; delete it again to be sure"
+            );
+            Failure::Interrupted { by, what }
+        })?;
+        deleted.map_err(OfflineError::from)?;
         Ok(())
+    }
+
+    fn lock(&self) -> Result<Option<DataLock>, OfflineError> {
+        Ok(self.data_dir.as_deref().map(DataLock::acquire).transpose()?)
     }
 
     /// Reads all of a snapshot and checks it.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] names object, offset and reason.
-    pub fn verify(&self, id: SnapshotId) -> Result<(), OfflineError> {
-        self.runtime.block_on(verify(&self.store, id, &self.keys, &|_| {}))?;
-        Ok(())
+    pub fn verify(&self, id: SnapshotId, interrupts: &Interrupts) -> Result<VerifyReport, Failure> {
+        let (done, total) = (AtomicU64::new(0), AtomicU64::new(0));
+        let count = |progress: verify::Progress| {
+            done.store(progress.done_bytes, Ordering::Relaxed);
+            total.store(progress.total_bytes, Ordering::Relaxed);
+        };
+        let gauge = || {
+            Some(Progress {
+                label: format!("verifying snapshot {id}"),
+                done_bytes: done.load(Ordering::Relaxed),
+                total_bytes: Some(total.load(Ordering::Relaxed)).filter(|total| *total > 0),
+                is_estimate: false,
+            })
+        };
+        let verified = pin!(verify::verify(&self.store, id, &self.keys, &count));
+        let verified = self.runtime.block_on(follow(verified, gauge, interrupts));
+        let verified = verified.map_err(|by| {
+            let what = format!("the verification of snapshot {id} was stopped");
+            Failure::Interrupted { by, what }
+        })?;
+        Ok(verified.map_err(OfflineError::from)?)
     }
 
     /// Brings one snapshot, or all, under the active key; says how many were under another.
@@ -191,7 +233,7 @@ impl Store {
     /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::NoKeys`], or
     /// [`SnapshotError::Refused`] where a key is missing.
     pub fn rekey(&self, id: Option<SnapshotId>) -> Result<usize, OfflineError> {
-        let _lock = self.data_dir.as_deref().map(DataLock::acquire).transpose()?;
+        let _lock = self.lock()?;
         let rekeyed = self.runtime.block_on(rekey(&*self.store, id, &self.keys))?;
         Ok(rekeyed.manifests.len())
     }
@@ -282,6 +324,10 @@ mod tests {
         Store::open(&url, &S3Options::default(), Keyring::default())
     }
 
+    fn interrupts() -> Interrupts {
+        Interrupts::listen().unwrap()
+    }
+
     /// The ids of the published snapshots.
     fn published(store: &Store) -> Vec<u64> {
         let rows = store.list().unwrap();
@@ -299,7 +345,7 @@ mod tests {
         assert_eq!(row.get("end_lsn"), Some(&200.into()));
         assert_eq!(row.get("kind"), Some(&"base".into()));
         assert_eq!(row.get("entries"), Some(&1.into()));
-        store.verify(SnapshotId(ids[0])).unwrap();
+        store.verify(SnapshotId(ids[0]), &interrupts()).unwrap();
         let error = store.show(SnapshotId(999)).unwrap_err();
         assert_eq!(error.to_string(), "there is no snapshot 999");
         assert!(error.remedy().contains("snapshot list"));
@@ -311,15 +357,15 @@ mod tests {
         let store = open(dir.path()).unwrap();
         let ids = published(&store);
         let lock = DataLock::acquire(dir.path()).unwrap();
-        let error = store.delete(SnapshotId(ids[0])).unwrap_err();
+        let error = store.delete(SnapshotId(ids[0]), &interrupts()).unwrap_err();
         assert!(error.to_string().contains("is in use by"), "{error}");
         assert!(error.remedy().contains("--server"));
         drop(lock);
         for id in &ids[1..] {
-            let error = store.delete(SnapshotId(*id)).unwrap_err();
+            let error = store.delete(SnapshotId(*id), &interrupts()).unwrap_err();
             assert!(error.to_string().contains("newest checkpoints"), "{error}");
         }
-        store.delete(SnapshotId(ids[0])).unwrap();
+        store.delete(SnapshotId(ids[0]), &interrupts()).unwrap();
         assert_eq!(published(&store), ids[1..]);
     }
 
@@ -329,7 +375,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("database.toml")).unwrap();
         let store = open(dir.path()).unwrap();
         let ids = published(&store);
-        store.delete(SnapshotId(ids[0])).unwrap();
+        store.delete(SnapshotId(ids[0]), &interrupts()).unwrap();
         assert!(published(&store).is_empty());
     }
 
@@ -352,7 +398,7 @@ mod tests {
         let copy = open(&into).unwrap();
         let ids = published(&copy);
         assert_eq!(ids.len(), 1);
-        copy.verify(SnapshotId(ids[0])).unwrap();
+        copy.verify(SnapshotId(ids[0]), &interrupts()).unwrap();
         let error = store.restore(&source, &plan, &destination).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
         assert!(error.remedy().contains("--into"));
@@ -364,10 +410,10 @@ mod tests {
         let error = open(dir.path()).err().unwrap();
         let folder = dir.path().join("store");
         assert_eq!(error.to_string(), format!("there is no store at {}", folder.display()));
-        assert!(!error.is_usage() && !folder.exists());
+        assert!(error.fault() == Fault::NotFound && !folder.exists());
         let error = Store::open("gs://bucket", &S3Options::default(), Keyring::default());
         let error = error.err().unwrap();
-        assert!(error.is_usage() && error.remedy().contains("file:///DIR"), "{error}");
+        assert!(error.fault() == Fault::Usage && error.remedy().contains("file:///DIR"), "{error}");
         std::fs::create_dir(&folder).unwrap();
         assert_eq!(open(dir.path()).unwrap().list().unwrap(), []);
     }

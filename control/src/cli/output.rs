@@ -16,8 +16,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes something that is no result, on standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Writes what happened and where, and below it what to do.
 pub fn print_failure(failure: &Failure) {
     // If standard error is closed too, the exit code is all that is left.
-    let _ = writeln!(io::stderr().lock(), "error: {failure}\n  {}", failure.remedy());
+    match failure {
+        Failure::Interrupted { what, .. } if what.is_empty() => {}
+        Failure::Interrupted { what, .. } => note(&format!("interrupted: {what}")),
+        _ => note(&format!("error: {failure}\n  {}", failure.remedy())),
+    }
 }

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::keys::KeyArgs;
 use super::offline::Store;
 use super::s3::S3Args;
-use super::{Variables, output};
+use super::{Variables, output, pretty};
 
 /// Which store.
 #[derive(clap::Args)]
@@ -34,8 +34,7 @@ pub fn execute(args: &RestorableArgs, variables: &Variables) -> Result<(), Failu
         return output::print(&text::restorable(&found));
     }
     let rows: Vec<Value> = found.iter().map(row).collect();
-    let text = serde_json::to_string_pretty(&rows);
-    output::print(&text.expect("text, numbers and lists always have a JSON form"))
+    output::print(&pretty(&rows))
 }
 
 fn row(one: &Restorable) -> Value {

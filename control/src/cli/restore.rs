@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::keys::KeyArgs;
 use super::offline::{OfflineError, Store};
 use super::s3::S3Args;
-use super::{Variables, output};
+use super::{Variables, output, pretty};
 
 /// What to restore, and where to.
 #[derive(clap::Args)]
@@ -131,8 +131,4 @@ fn restored_json(restored: &Restored, into: &str) -> Value {
         "keys": restored.keys,
         "snapshot": restored.manifest.id().0,
     })
-}
-
-fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).expect("text, numbers and lists always have a JSON form")
 }

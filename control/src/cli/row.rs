@@ -12,7 +12,18 @@ use serde_json::Value as Json;
 /// Fields that every snapshot has; null where it is not known.
 const REQUIRED: [&str; 5] = ["id", "begin_lsn", "end_lsn", "kind", "state"];
 /// Fields that are whole numbers, however the protocol carries them.
-const NUMBERS: [&str; 6] = ["id", "begin_lsn", "end_lsn", "data_bytes", "entries", "parent_id"];
+const NUMBERS: [&str; 8] = [
+    "id",
+    "begin_lsn",
+    "end_lsn",
+    "data_bytes",
+    "entries",
+    "parent_id",
+    "last_end_lsn",
+    "archived_to_lsn",
+];
+/// Fields that are lists of maps.
+const LISTS: [&str; 1] = ["verifications"];
 /// The columns of a list: field and heading.
 const COLUMNS: [(&str, &str); 9] = [
     ("id", "ID"),
@@ -55,6 +66,19 @@ impl Row {
     /// # Errors
     /// [`RowError`].
     pub fn from_reply(reply: &Value) -> Result<Self, RowError> {
+        let row = Self::of_fields(reply)?;
+        let has = |name: &&str| row.0.iter().any(|(own, _)| own == *name);
+        match REQUIRED.iter().find(|name| !has(name)) {
+            Some(name) => Err(RowError::Missing(name)),
+            None => Ok(row),
+        }
+    }
+
+    /// Any map of fields.
+    ///
+    /// # Errors
+    /// [`RowError`].
+    pub fn of_fields(reply: &Value) -> Result<Self, RowError> {
         let fields: Vec<(String, Json)> = reply
             .pairs()
             .ok_or(RowError::NotMap)?
@@ -64,23 +88,13 @@ impl Row {
                 Ok((name.to_owned(), field(name, value)?))
             })
             .collect::<Result<_, _>>()?;
-        let row = Self(fields);
-        let has = |name: &&str| row.0.iter().any(|(own, _)| own == *name);
-        match REQUIRED.iter().find(|name| !has(name)) {
-            Some(name) => Err(RowError::Missing(name)),
-            None => Ok(row),
-        }
+        Ok(Self(fields))
     }
 
     /// A snapshot of a store that was opened here.
     pub fn from_entry(entry: &Entry) -> Self {
-        let json = |field| match field {
-            Field::Number(number) => Json::from(number),
-            Field::Text(text) => Json::from(text),
-            Field::Nothing => Json::Null,
-        };
-        let fields = listing::fields(entry);
-        Self(fields.into_iter().map(|(name, field)| (name.to_owned(), json(field))).collect())
+        let fields = listing::fields(entry).into_iter();
+        Self(fields.map(|(name, field)| (name.to_owned(), field_json(field))).collect())
     }
 
     /// The snapshots in a list of maps.
@@ -140,6 +154,11 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 fn field(name: &str, value: &Value) -> Result<Json, RowError> {
+    if LISTS.contains(&name) {
+        let rows = value.as_array().ok_or(RowError::NotList)?.iter().map(Row::of_fields);
+        let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
+        return Ok(rows.into_iter().map(|row| Json::from_iter(row.0)).collect());
+    }
     if !NUMBERS.contains(&name) {
         return Ok(json(value));
     }
@@ -152,6 +171,20 @@ fn field(name: &str, value: &Value) -> Result<Json, RowError> {
         Some(number) => Ok(Json::from(number)),
         None if value.is_null() || value.as_str() == Some("") => Ok(Json::Null),
         None => Err(RowError::NotNumber(name.to_owned())),
+    }
+}
+
+fn field_json(field: Field) -> Json {
+    match field {
+        Field::Number(number) => Json::from(number),
+        Field::Text(text) => Json::from(text),
+        Field::List(rows) => {
+            let row = |row: Vec<(&str, Field)>| -> Json {
+                row.into_iter().map(|(name, field)| (name, field_json(field))).collect()
+            };
+            rows.into_iter().map(row).collect()
+        }
+        Field::Nothing => Json::Null,
     }
 }
 

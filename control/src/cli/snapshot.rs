@@ -1,35 +1,36 @@
 //! `cutwater snapshot ...`: asks a server with the SNAPSHOT commands of its protocol, or, with
 //! `--store`, works on a store without any server ([`super::offline`]).
 
-use std::time::Duration;
-
-use cutwater_control::client::Client;
-use cutwater_control::config::Secret;
-use cutwater_engine::resp::Value;
 use cutwater_engine::types::SnapshotId;
 
 use super::failure::Failure;
 use super::keys::KeyArgs;
 use super::offline::Store;
-use super::row::{Row, RowError, table};
+use super::row::{Row, table};
 use super::s3::S3Args;
-use super::{Variables, output};
-
-/// The variable that holds the password, so that it need not be on the command line.
-const PASSWORD_VARIABLE: &str = "CUTWATER_PASSWORD";
-/// How long a server may take to look something up.
-const QUICK_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may take to write or read a whole snapshot.
-const LONG_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+use super::server::{LONG_TIMEOUT, QUICK_TIMEOUT, Server, ServerArgs};
+use super::{Variables, create, output, pretty, status, verify};
+use crate::interrupt::Interrupts;
 
 /// What to do with snapshots.
 #[derive(clap::Subcommand)]
 pub enum SnapshotCommand {
     /// Take a snapshot now and wait until it is published
-    Create {
+    #[command(after_help = CREATE_HELP)]
+    Create(create::CreateArgs),
+    /// Cancel the snapshot that a server is taking; nothing of it is left
+    Cancel {
+        /// Stop verifications instead
+        #[arg(long)]
+        verify: bool,
         #[command(flatten)]
         server: ServerArgs,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
+    /// Show what a server is doing: snapshot, verifications, uploads, archive
+    Status(status::StatusArgs),
     /// List the snapshots
     List {
         #[command(flatten)]
@@ -54,6 +55,9 @@ pub enum SnapshotCommand {
         id: u64,
         #[command(flatten)]
         source: SourceArgs,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Bring one snapshot, or all, under the active key; no data is written anew
     Rekey {
@@ -65,32 +69,22 @@ pub enum SnapshotCommand {
         all: bool,
         #[command(flatten)]
         source: SourceArgs,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Read all of one snapshot and check it
-    Verify {
-        /// The snapshot's number
-        id: u64,
-        #[command(flatten)]
-        source: SourceArgs,
-    },
+    Verify(verify::VerifyArgs),
 }
 
-/// Which server to ask.
-#[derive(clap::Args)]
-pub struct ServerArgs {
-    /// The server to ask
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6379")]
-    server: String,
-    /// Its password; safer as CUTWATER_PASSWORD, where ps cannot show it
-    #[arg(long, value_name = "PASSWORD")]
-    password: Option<String>,
-}
+const CREATE_HELP: &str = "\
+Ctrl-C (or SIGTERM) cancels the snapshot that this command has begun, and nothing of it is left.";
 
 /// Where the snapshots are.
 #[derive(clap::Args)]
 pub struct SourceArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub server: ServerArgs,
     /// Work on this store instead, without a server: file:///DIR or s3://BUCKET/PREFIX
     #[arg(long, value_name = "URL", conflicts_with_all = ["server", "password"])]
     store: Option<String>,
@@ -103,10 +97,20 @@ pub struct SourceArgs {
 /// Runs one of the commands.
 pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Failure> {
     match command {
-        SnapshotCommand::Create { server } => {
-            let mut server = Server::connect(server, variables)?;
-            let reply = server.call(&["CREATE"], LONG_TIMEOUT)?;
-            output::print(&format!("created {}", described(&reply)))
+        SnapshotCommand::Create(args) => create::execute(&args, variables),
+        SnapshotCommand::Verify(args) => verify::execute(&args, variables),
+        SnapshotCommand::Status(args) => status::execute(&args, variables),
+        SnapshotCommand::Cancel { verify, server, json } => {
+            let mut server = Server::connect(&server, variables)?;
+            let words: &[&str] = if verify { &["CANCEL", "VERIFY"] } else { &["CANCEL"] };
+            let reply = server.call(words, LONG_TIMEOUT)?;
+            let number = reply.as_integer().unwrap_or_default();
+            output::print(&match (verify, json) {
+                (true, true) => pretty(&serde_json::json!({ "verifications": number })),
+                (false, true) => pretty(&serde_json::json!({ "id": number, "state": "aborted" })),
+                (true, false) => format!("cancelled {number} verifications"),
+                (false, false) => format!("cancelled snapshot {number}: nothing of it is left"),
+            })
         }
         SnapshotCommand::List { source, json } => {
             let rows = match Source::open(source, variables)? {
@@ -128,20 +132,8 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
             };
             output::print(&if json { pretty(&row) } else { row.to_lines() })
         }
-        SnapshotCommand::Delete { id, source } => {
-            match Source::open(source, variables)? {
-                Source::Store(store) => store.delete(SnapshotId(id))?,
-                Source::Server(mut server) => {
-                    let reply = server.call(&["DELETE", &id.to_string()], QUICK_TIMEOUT)?;
-                    // The reply is a bare OK unless something is left to be said.
-                    if let Some(more) = reply.as_str().and_then(|text| text.strip_prefix("OK: ")) {
-                        return output::print(&format!("snapshot {id}: {more}"));
-                    }
-                }
-            }
-            output::print(&format!("deleted snapshot {id}"))
-        }
-        SnapshotCommand::Rekey { id, source, .. } => {
+        SnapshotCommand::Delete { id, source, json } => delete(id, source, json, variables),
+        SnapshotCommand::Rekey { id, source, json, .. } => {
             let count = match Source::open(source, variables)? {
                 Source::Store(store) => store.rekey(id.map(SnapshotId))? as u64,
                 Source::Server(mut server) => {
@@ -150,18 +142,36 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
                     reply.as_integer().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
                 }
             };
-            output::print(&format!("{count} snapshots were brought under the active key"))
-        }
-        SnapshotCommand::Verify { id, source } => {
-            match Source::open(source, variables)? {
-                Source::Store(store) => store.verify(SnapshotId(id))?,
-                Source::Server(mut server) => {
-                    server.call(&["VERIFY", &id.to_string()], LONG_TIMEOUT)?;
-                }
-            }
-            output::print(&format!("verified snapshot {id}: it is whole"))
+            output::print(&match json {
+                true => pretty(&serde_json::json!({ "rekeyed": count })),
+                false => format!("{count} snapshots were brought under the active key"),
+            })
         }
     }
+}
+
+fn delete(id: u64, source: SourceArgs, json: bool, variables: &Variables) -> Result<(), Failure> {
+    let mut more = None;
+    match Source::open(source, variables)? {
+        Source::Store(store) => {
+            let interrupts = Interrupts::listen().map_err(Failure::Setup)?;
+            store.delete(SnapshotId(id), &interrupts)?;
+        }
+        Source::Server(mut server) => {
+            let reply = server.call(&["DELETE", &id.to_string()], QUICK_TIMEOUT)?;
+            // The reply is a bare OK unless something is left to be said.
+            more = reply.as_str().and_then(|text| text.strip_prefix("OK: ")).map(str::to_owned);
+        }
+    }
+    output::print(&match (json, more) {
+        (true, more) => pretty(&serde_json::json!({
+            "id": id,
+            "state": "deleted",
+            "remote_pending": more.is_some(),
+        })),
+        (false, Some(more)) => format!("snapshot {id}: {more}"),
+        (false, None) => format!("deleted snapshot {id}"),
+    })
 }
 
 /// Where the snapshots are, opened.
@@ -172,50 +182,18 @@ enum Source {
 
 impl Source {
     fn open(args: SourceArgs, variables: &Variables) -> Result<Self, Failure> {
-        match args.store {
-            Some(url) => {
-                let keys = args.keys.keyring(variables)?;
-                Ok(Self::Store(Store::open(&url, &args.s3.options(variables)?, keys)?))
-            }
-            None => Server::connect(args.server, variables).map(Self::Server),
+        match args.store(variables)? {
+            Some(store) => Ok(Self::Store(store)),
+            None => Server::connect(&args.server, variables).map(Self::Server),
         }
     }
 }
 
-/// A server that takes SNAPSHOT commands.
-struct Server {
-    name: String,
-    client: Client,
-}
-
-impl Server {
-    fn connect(args: ServerArgs, variables: &Variables) -> Result<Self, Failure> {
-        let mut client = Client::connect(&args.server)?;
-        let password = args.password.or_else(|| variables.get(PASSWORD_VARIABLE).cloned());
-        if let Some(password) = password {
-            client.authenticate(&Secret::new(password))?;
-        }
-        Ok(Self { name: args.server, client })
+impl SourceArgs {
+    /// The store, opened, if one was named.
+    pub fn store(&self, variables: &Variables) -> Result<Option<Store>, Failure> {
+        let Some(url) = &self.store else { return Ok(None) };
+        let keys = self.keys.keyring(variables)?;
+        Ok(Some(Store::open(url, &self.s3.options(variables)?, keys)?))
     }
-
-    fn call(&mut self, words: &[&str], timeout: Duration) -> Result<Value, Failure> {
-        Ok(self.client.call(&[&["SNAPSHOT"], words].concat(), timeout)?)
-    }
-
-    fn unexpected(&self, reason: RowError) -> Failure {
-        Failure::Reply { server: self.name.clone(), reason }
-    }
-}
-
-/// The snapshot that CREATE tells of: by its fields, or only by its number.
-fn described(reply: &Value) -> String {
-    match (Row::from_reply(reply), reply.as_integer()) {
-        (Ok(row), _) => format!("snapshot\n{}", row.to_lines()),
-        (Err(_), Some(id)) => format!("snapshot {id}"),
-        (Err(_), None) => "a snapshot".to_owned(),
-    }
-}
-
-fn pretty(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("text, numbers and lists always have a JSON form")
 }

@@ -87,6 +87,8 @@ pub struct Config {
     pub accept_plain: bool,
     /// How snapshots are compressed.
     pub compression: Compression,
+    /// Bytes that snapshots write, and verifications read, in a second at most.
+    pub snapshot_limit_bytes_per_s: Option<u64>,
 }
 
 impl Config {
@@ -121,6 +123,7 @@ impl Config {
             keys: None,
             accept_plain: false,
             compression: Compression::None,
+            snapshot_limit_bytes_per_s: None,
         }
     }
 

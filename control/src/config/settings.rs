@@ -29,8 +29,8 @@ const ARCHIVE_INTERVALS: std::ops::RangeInclusive<Duration> =
 const MIN_ARCHIVE_BACKLOG_BYTES: u64 = 1 << 20;
 /// The longest `shutdown-timeout`.
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The highest `upload-limit`.
-const MAX_UPLOAD_LIMIT_MIB: u64 = 1_000_000;
+/// The highest `upload-limit` and `snapshot-limit`.
+const MAX_LIMIT_MIB: u64 = 1_000_000;
 /// Names the TOML file; a flag and a variable, but no key of the file itself.
 pub const CONFIG_FILE: &str = "config";
 
@@ -104,7 +104,7 @@ const fn key(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 32] = [
+pub static SETTINGS: [Setting; 33] = [
     setting(
         "bind",
         "ADDRESS",
@@ -280,10 +280,7 @@ pub static SETTINGS: [Setting; 32] = [
         "MIB",
         "MiB that uploads send in a second at most [default: no limit]",
         "a number of MiB from 1 to 1000000",
-        |config, text| {
-            let limit = number(text, 1..=MAX_UPLOAD_LIMIT_MIB).map(|mib| Some(mib << 20));
-            put(&mut config.upload_limit_bytes_per_s, limit)
-        },
+        |config, text| put(&mut config.upload_limit_bytes_per_s, mib_per_s(text)),
     ),
     setting(
         "archive-interval",
@@ -314,6 +311,14 @@ pub static SETTINGS: [Setting; 32] = [
             let limit = parse_duration(text).filter(|limit| *limit <= MAX_SHUTDOWN_TIMEOUT);
             put(&mut config.shutdown_timeout, limit)
         },
+    ),
+    setting(
+        "snapshot-limit",
+        "MIB",
+        "MiB that a snapshot writes, and a verification reads, in a second at most [default: no \
+         limit]",
+        "a number of MiB from 1 to 1000000",
+        |config, text| put(&mut config.snapshot_limit_bytes_per_s, mib_per_s(text)),
     ),
     setting(
         "snapshot-stall-limit",
@@ -362,6 +367,11 @@ fn put<T>(field: &mut T, value: Option<T>) -> Option<()> {
 
 fn number<T: std::str::FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
     text.parse().ok().filter(|number| range.contains(number))
+}
+
+/// A limit in MiB a second.
+fn mib_per_s(text: &str) -> Option<Option<u64>> {
+    number(text, 1..=MAX_LIMIT_MIB).map(|mib| Some(mib << 20))
 }
 
 /// The keys of the S3 store, of which each setting gives a part.
@@ -459,6 +469,7 @@ mod tests {
             ("s3-session-token", &["x"], &[""]),
             ("single-writer", &["yes", "no"], &["1"]),
             ("upload-limit", &["1", "1000000"], &["0", "1000001", "1mb"]),
+            ("snapshot-limit", &["1", "1000000"], &["0", "1000001", "1mb"]),
             ("archive-interval", &["100ms", "10s", "1h"], &["99ms", "2h", "10", ""]),
             ("archive-backlog", &["1mb", "8gb"], &["1", "1023kb", "", "x"]),
             ("shutdown-timeout", &["0", "10s", "1h"], &["10", "2h", ""]),

@@ -1,33 +1,39 @@
 //! The coordinator's loop. It never waits for a job: a snapshot runs beside it and comes back with
-//! the claimant when it is over, so there is at most one.
+//! the claimant when it is over, so there is at most one. Where it stands is told in [`standing`].
+
+mod standing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cutwater_engine::Engine;
+use cutwater_engine::clock::wall_micros;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::delete_snapshot;
+use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
 use cutwater_snapshot::rekey::rekey;
-use cutwater_snapshot::verify::verify;
+use cutwater_snapshot::store::paced::PacedStore;
+use cutwater_snapshot::verify::{VerifyReport, verify};
 use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::archive::ArchiveStatus;
 use super::job::{self, BASE_DUE, CHECKPOINT, Form};
-use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply, Status};
-use super::message::{Deleted, RemoteStatus};
-use super::recycle::{Archived, checkpoints, old_log_bytes, recycle};
+use super::message::Deleted;
+use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply};
+use super::recycle::{Archived, recycle};
 use super::upload::{DELETED, Uploads};
+use super::verification::Verifications;
+use super::work::{Running, Work};
 
 /// How often the growth of the log is looked at: a fast disk takes a gigabyte a second, so that at
 /// most some tens of megabytes come on top of what starts a checkpoint.
@@ -58,6 +64,8 @@ pub struct CoordinatorSetup {
     pub keys: Keyring,
     /// How snapshots are compressed.
     pub compression: Compression,
+    /// Bytes that snapshots write, and verifications read, in a second at most.
+    pub snapshot_limit_bytes_per_s: Option<u64>,
     /// Where the archive stands, if there is one.
     pub archive: Option<watch::Receiver<ArchiveStatus>>,
 }
@@ -67,18 +75,27 @@ const BASE_RETRY: Duration = Duration::from_secs(30);
 /// How long a deletion waits for the remote store before it is said to be pending there.
 const REMOTE_DELETE_LIMIT: Duration = Duration::from_secs(5);
 
-/// The log that is allowed before a checkpoint, where nothing is configured.
-const DEFAULT_CHECKPOINT_BYTES: u64 = 1 << 30;
-
 /// What comes back from a job.
 type JobResult = (Claimant, Result<Manifest, CoordinatorError>);
 
 struct Job {
     id: SnapshotId,
     handle: JoinHandle<JobResult>,
-    written_bytes: Arc<AtomicU64>,
+    work: Arc<Work>,
+    /// The client that asked for it, if it was one.
+    client: Option<u64>,
+    since_us: u64,
     /// Who asked; none for a checkpoint.
     reply: Option<Reply<Manifest>>,
+    /// Who waits until it is cancelled.
+    cancellers: Vec<Reply<SnapshotId>>,
+}
+
+impl Job {
+    fn running(&self) -> Running {
+        let (progress, client) = (self.work.progress(), self.client);
+        Running { id: self.id, client, since_us: self.since_us, progress }
+    }
 }
 
 impl Drop for Job {
@@ -91,6 +108,8 @@ impl Drop for Job {
 struct Actor {
     engine: Arc<Engine>,
     store: Arc<dyn ObjectStore>,
+    /// The same, for reading whole snapshots.
+    paced_store: Arc<dyn ObjectStore>,
     /// Away while a job runs.
     claimant: Option<Claimant>,
     catalog: Catalog,
@@ -99,6 +118,9 @@ struct Actor {
     checkpoint_log_bytes: Option<u64>,
     form: Form,
     job: Option<Job>,
+    verifications: Verifications,
+    /// New snapshots that are read back.
+    readbacks: JoinSet<(SnapshotId, Result<VerifyReport, SnapshotError>)>,
     uploads: Option<Uploads>,
     archive: Option<watch::Receiver<ArchiveStatus>>,
     /// Whether the newest snapshot was read back, so that log may go on its account.
@@ -115,6 +137,8 @@ struct Actor {
     retry_at_bytes: u64,
     published: u64,
     failed: u64,
+    cancelled: u64,
+    last_duration_us: u64,
     last_error: Option<String>,
     /// Since `INFO persistence` was renewed.
     ticks: u32,
@@ -123,7 +147,13 @@ struct Actor {
 /// Starts a coordinator on the runtime of the caller.
 pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
     let (requests, receiver) = mpsc::channel(REQUESTS);
+    let limit = setup.snapshot_limit_bytes_per_s;
+    let paced_store: Arc<dyn ObjectStore> = match limit {
+        Some(limit) => Arc::new(PacedStore::new(Arc::clone(&setup.store), limit)),
+        None => Arc::clone(&setup.store),
+    };
     let mut actor = Actor {
+        paced_store,
         old_log_bytes: 0,
         covered: None,
         engine: setup.engine,
@@ -133,8 +163,10 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         data_dir: setup.data_dir,
         history: setup.history,
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
-        form: Form { keys: setup.keys, compression: setup.compression },
+        form: Form { keys: setup.keys, compression: setup.compression, limit_bytes_per_s: limit },
         job: None,
+        verifications: Verifications::default(),
+        readbacks: JoinSet::new(),
         uploads: setup.uploads,
         archive: setup.archive,
         may_recycle: false,
@@ -143,6 +175,8 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         retry_at_bytes: 0,
         published: 0,
         failed: 0,
+        cancelled: 0,
+        last_duration_us: 0,
         last_error: None,
         ticks: 0,
     };
@@ -166,7 +200,13 @@ impl Actor {
                     Some(message) => self.handle(message).await,
                     None => return self.give_up().await,
                 },
-                result = finished(&mut self.job) => self.job_over(result).await,
+                result = finished(&mut self.job) => self.job_over(result),
+                Some(read) = self.readbacks.join_next() => {
+                    // One that was given up has nothing to say.
+                    if let Ok((id, outcome)) = read {
+                        self.let_go(id, outcome).await;
+                    }
+                }
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -174,17 +214,24 @@ impl Actor {
 
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::Create(reply) => match &self.job {
+            Message::Create(client, reply) => match &self.job {
                 Some(job) => drop(reply.send(Err(CoordinatorError::Busy(job.id)))),
-                None => self.begin(Some(reply), None),
+                None => {
+                    let job = self.begin(None);
+                    (job.client, job.reply) = (client, Some(reply));
+                }
             },
+            Message::Cancel(id, reply) => self.cancel(id, reply),
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
-            Message::Verify(id, reply) => {
-                let (store, keys) = (Arc::clone(&self.store), self.form.keys.clone());
-                tokio::spawn(async move {
-                    let report = verify(&store, id, &keys, &|_| {}).await;
-                    drop(reply.send(report.map_err(CoordinatorError::from)));
-                });
+            Message::Verify(id, client, reply) => {
+                self.verifications.begin(&self.paced_store, &self.form.keys, (id, client), reply);
+            }
+            Message::CancelVerify(id, reply) => {
+                let outcome = match self.verifications.cancel(id) {
+                    0 => Err(CoordinatorError::NoVerification),
+                    count => Ok(count),
+                };
+                drop(reply.send(outcome));
             }
             Message::Delete(id, reply) => self.delete_everywhere(id, reply).await,
             Message::Rekey(id, reply) => drop(reply.send(self.rekey(id).await)),
@@ -193,11 +240,12 @@ impl Actor {
         }
     }
 
-    fn begin(&mut self, reply: Option<Reply<Manifest>>, reason: Option<&'static str>) {
+    /// Begins a snapshot, for a reason if nobody asked for it.
+    fn begin(&mut self, reason: Option<&'static str>) -> &mut Job {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
         let (engine, form) = (Arc::clone(&self.engine), self.form.clone());
-        let written_bytes = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&written_bytes);
+        let work = Work::of_all_keys(engine.shared());
+        let job_work = Arc::clone(&work);
         // Where that is possible a snapshot bears one id in both stores.
         if let Some(taken) = self.uploads.as_ref().and_then(Uploads::last_id) {
             claimant.skip_past(taken);
@@ -205,13 +253,28 @@ impl Actor {
         let id = claimant.next_id();
         tracing::info!(snapshot = id.0, "snapshot begins");
         let handle = tokio::spawn(async move {
-            let result = job::take(&engine, &mut claimant, &form, reason, &counter).await;
+            let result = job::take(&engine, &mut claimant, &form, reason, &job_work).await;
             (claimant, result)
         });
-        self.job = Some(Job { id, handle, written_bytes, reply });
+        let since_us = wall_micros();
+        let (client, reply, cancellers) = (None, None, Vec::new());
+        self.job.insert(Job { id, handle, work, client, since_us, reply, cancellers })
     }
 
-    async fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
+    /// Answered by [`Self::job_over`], when nothing of it is left.
+    fn cancel(&mut self, id: Option<SnapshotId>, reply: Reply<SnapshotId>) {
+        let job = self.job.as_mut().filter(|job| id.is_none_or(|id| id == job.id));
+        match (job, id) {
+            (Some(job), _) => {
+                job.work.cancel();
+                job.cancellers.push(reply);
+            }
+            (None, Some(id)) => drop(reply.send(Err(CoordinatorError::NotRunning(id)))),
+            (None, None) => drop(reply.send(Err(CoordinatorError::NothingToCancel))),
+        }
+    }
+
+    fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
         let mut job = self.job.take().expect("its result was just awaited");
         let outcome = match result {
             Ok((claimant, outcome)) => {
@@ -232,31 +295,51 @@ impl Actor {
                 self.show_uploads();
                 self.measure_old_logs();
                 self.published += 1;
+                self.last_duration_us = wall_micros().saturating_sub(job.since_us);
                 self.last_error = None;
                 self.retry_at_bytes = 0;
             }
             Err(error) => {
-                tracing::warn!(snapshot = job.id.0, %error, "snapshot failed");
-                self.failed += 1;
-                self.last_error = Some(error.to_string());
+                if let CoordinatorError::Cancelled(_) = error {
+                    tracing::info!(snapshot = job.id.0, "snapshot cancelled");
+                    self.cancelled += 1;
+                } else {
+                    tracing::warn!(snapshot = job.id.0, %error, "snapshot failed");
+                    self.failed += 1;
+                    self.last_error = Some(error.to_string());
+                }
                 self.retry_at_bytes = self.log_since_checkpoint() + self.checkpoint_at();
                 self.base_retry_at = Instant::now() + BASE_RETRY;
             }
         }
-        let published = outcome.as_ref().ok().map(Manifest::id);
+        for canceller in job.cancellers.drain(..) {
+            let answer = match &outcome {
+                Ok(_) => Err(CoordinatorError::NotRunning(job.id)),
+                Err(_) => Ok(job.id),
+            };
+            let _ = canceller.send(answer);
+        }
+        if let Ok(manifest) = &outcome {
+            self.read_back(manifest.id());
+        }
         if let Some(reply) = job.reply.take() {
             let _ = reply.send(outcome);
-        }
-        if let Some(id) = published {
-            self.let_go(id).await;
         }
         self.publish_info();
     }
 
-    /// Reads the new snapshot back, and then lets go of what the checkpoints make superfluous.
-    async fn let_go(&mut self, id: SnapshotId) {
+    /// Reads a new snapshot back before log goes on its account.
+    fn read_back(&mut self, id: SnapshotId) {
         self.may_recycle = false;
-        if let Err(error) = verify(&self.store, id, &self.form.keys, &|_| {}).await {
+        // Only the newest tells whether log may go.
+        self.readbacks.abort_all();
+        let (store, keys) = (Arc::clone(&self.paced_store), self.form.keys.clone());
+        self.readbacks.spawn(async move { (id, verify(&store, id, &keys, &|_| {}).await) });
+    }
+
+    /// A new snapshot was read back: lets go of what the checkpoints make superfluous.
+    async fn let_go(&mut self, id: SnapshotId, outcome: Result<VerifyReport, SnapshotError>) {
+        if let Err(error) = outcome {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
             return;
@@ -355,9 +438,9 @@ impl Actor {
         if self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
             let at = self.checkpoint_at().max(self.retry_at_bytes);
             if self.is_base_due() {
-                self.begin(None, Some(BASE_DUE));
+                self.begin(Some(BASE_DUE));
             } else if self.log_since_checkpoint() >= at {
-                self.begin(None, Some(CHECKPOINT));
+                self.begin(Some(CHECKPOINT));
             }
         }
         self.ticks += 1;
@@ -370,64 +453,6 @@ impl Actor {
         }
     }
 
-    fn checkpoint_at(&self) -> u64 {
-        self.checkpoint_log_bytes.unwrap_or_else(|| {
-            let last = self.catalog.published().next_back();
-            last.map_or(0, |manifest| manifest.meta().data_bytes).max(DEFAULT_CHECKPOINT_BYTES)
-        })
-    }
-
-    /// Bytes of log that the newest checkpoint does not cover, earlier starts' files whole.
-    fn log_since_checkpoint(&self) -> u64 {
-        let shared = self.engine.shared();
-        let tails = shared.all_stats().iter().map(|stats| stats.log_tail.load(Ordering::Relaxed));
-        match &self.covered {
-            Some(covered) => {
-                tails.zip(covered).map(|(tail, covered)| tail.saturating_sub(*covered)).sum()
-            }
-            None => tails.sum::<u64>() + self.old_log_bytes,
-        }
-    }
-
-    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it
-    /// does not look through the catalog and the log folder itself.
-    fn measure_old_logs(&mut self) {
-        let newest = checkpoints(&self.catalog, self.history).first().copied();
-        let of_this_start =
-            newest.filter(|manifest| super::image::start_of(manifest) == self.engine.start());
-        self.covered = of_this_start
-            .map(|manifest| manifest.cores().iter().map(|core| core.position.0).collect());
-        self.old_log_bytes =
-            self.data_dir.as_ref().map_or(0, |dir| old_log_bytes(dir, &self.engine));
-    }
-
-    fn status(&self) -> Status {
-        let last = self.catalog.published().next_back();
-        Status {
-            running: self.job.as_ref().map(|job| job.id),
-            written_bytes: self
-                .job
-                .as_ref()
-                .map_or(0, |job| job.written_bytes.load(Ordering::Relaxed)),
-            last: last.map(Manifest::id),
-            last_end_lsn: last.map(|manifest| manifest.meta().end_lsn).unwrap_or_default(),
-            last_created_at_us: last.map_or(0, |manifest| manifest.meta().created_at_us),
-            published: self.published,
-            failed: self.failed,
-            last_error: self.last_error.clone(),
-            log_since_checkpoint_bytes: self.log_since_checkpoint(),
-            checkpoint_at_bytes: self.checkpoint_at(),
-            remote: self.uploads.as_ref().map(RemoteStatus::of),
-            archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
-        }
-    }
-
-    /// Renews the lines that `INFO persistence` shows.
-    fn publish_info(&mut self) {
-        self.ticks = 0;
-        self.engine.shared().set_persistence_info(crate::admin::persistence_info(&self.status()));
-    }
-
     async fn give_up(&mut self) {
         let Some(mut job) = self.job.take() else { return };
         // The streams go with the task, which cancels the snapshot; its claim is aborted at the
@@ -436,6 +461,9 @@ impl Actor {
         let _ = (&mut job.handle).await;
         if let Some(reply) = job.reply.take() {
             let _ = reply.send(Err(CoordinatorError::Closed));
+        }
+        for canceller in job.cancellers.drain(..) {
+            let _ = canceller.send(Err(CoordinatorError::Closed));
         }
     }
 }

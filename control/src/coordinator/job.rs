@@ -3,7 +3,6 @@
 //! durable past the end. Whatever fails, the claim is aborted and nothing looks like a snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
@@ -17,10 +16,12 @@ use cutwater_snapshot::core_writer::{CoreWriter, FinishedCore, PartPoint};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::upload::Throttle;
 use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use tokio::task::JoinSet;
 
 use super::message::CoordinatorError;
+use super::work::Work;
 
 /// Bytes of tail records that one chunk holds.
 const TAIL_CHUNK_BYTES: usize = 1 << 20;
@@ -37,27 +38,36 @@ pub struct Form {
     pub keys: Keyring,
     /// How it is compressed.
     pub compression: Compression,
+    /// Bytes of entries that it writes in a second at most.
+    pub limit_bytes_per_s: Option<u64>,
 }
 
-/// Takes a snapshot.
+/// Takes a snapshot, unless it is cancelled meanwhile. Once the manifest is on its way it is too
+/// late for that.
 ///
 /// # Errors
-/// What failed first.
+/// What failed first; [`CoordinatorError::Cancelled`] when nothing of it is left.
 pub async fn take(
     engine: &Engine,
     claimant: &mut Claimant,
     form: &Form,
     reason: Option<&str>,
-    written_bytes: &Arc<AtomicU64>,
+    work: &Arc<Work>,
 ) -> Result<Manifest, CoordinatorError> {
-    let streams = engine.create_snapshot(None).await?;
+    let id = claimant.next_id();
+    let streams = tokio::select! {
+        streams = engine.create_snapshot(None) => streams?,
+        () = work.cancelled() => return Err(CoordinatorError::Cancelled(id)),
+    };
     let cores = u16::try_from(streams.parts.len()).expect("there are at most 16,384 shards");
     let uuid = SnapshotUuid::random().map_err(|_| SnapshotStreamError::Stopped)?;
     let mut spec = SnapshotSpec::base(streams.begin_lsn, cores, uuid, wall_micros());
     spec.reason = reason.map(str::to_owned);
     spec.compression = form.compression;
     let writer = SnapshotWriter::begin(claimant, spec, &form.keys).await?;
-    match write_parts(&writer, streams.parts, written_bytes).await {
+    let throttle = Arc::new(Throttle::new(form.limit_bytes_per_s));
+    match write_parts(&writer, streams.parts, &throttle, work).await {
+        Ok(_) if work.is_cancelled() => Err(give_up(writer, CoordinatorError::Cancelled(id)).await),
         Ok(parts) => match writer.finish(parts, Vec::new()).await {
             Ok(manifest) => Ok(manifest),
             Err(error) => Err(give_up(writer, error.into()).await),
@@ -76,16 +86,29 @@ async fn give_up(writer: SnapshotWriter, error: CoordinatorError) -> Coordinator
 async fn write_parts(
     writer: &SnapshotWriter,
     parts: Vec<PartStream>,
-    written_bytes: &Arc<AtomicU64>,
+    throttle: &Arc<Throttle>,
+    work: &Arc<Work>,
 ) -> Result<Vec<FinishedCore>, CoordinatorError> {
     let mut tasks = JoinSet::new();
     for part in parts {
         let core = writer.core(part.log.shard);
-        tasks.spawn(write_part(core, part, Arc::clone(written_bytes)));
+        tasks.spawn(write_part(core, part, Arc::clone(throttle), Arc::clone(work)));
     }
+    let finished = tokio::select! {
+        finished = join_parts(&mut tasks) => finished,
+        () = work.cancelled() => Err(CoordinatorError::Cancelled(writer.name().id)),
+    };
+    // Dropping the other tasks drops their streams, which cancels the snapshot on the shards. They
+    // are waited for: what one of them wrote after the sweep would stay until the next start.
+    tasks.shutdown().await;
+    finished
+}
+
+async fn join_parts(
+    tasks: &mut JoinSet<Result<FinishedCore, CoordinatorError>>,
+) -> Result<Vec<FinishedCore>, CoordinatorError> {
     let mut finished = Vec::with_capacity(tasks.len());
     while let Some(result) = tasks.join_next().await {
-        // Dropping the other tasks drops their streams, which cancels the snapshot on the shards.
         finished.push(result.map_err(|_| CoordinatorError::Closed)??);
     }
     Ok(finished)
@@ -94,16 +117,19 @@ async fn write_parts(
 async fn write_part(
     mut core: CoreWriter,
     mut part: PartStream,
-    written_bytes: Arc<AtomicU64>,
+    throttle: Arc<Throttle>,
+    work: Arc<Work>,
 ) -> Result<FinishedCore, CoordinatorError> {
     loop {
         match part.next().await? {
             PartEvent::Chunk(chunk) => {
-                let ops = chunk.count_ops();
+                let (ops, entries) = (chunk.count_ops(), chunk.entries);
                 // The chunk counts against the shards' budget until the store let go of it.
                 let body = Bytes::from_owner(chunk);
-                written_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
+                let bytes = body.len() as u64;
+                throttle.pass(bytes).await;
                 core.image(body, ops).await?;
+                work.add(bytes, entries);
             }
             PartEvent::End { tail, .. } => {
                 write_tail(&mut core, &tail).await?;

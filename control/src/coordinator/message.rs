@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::archive::ArchiveStatus;
 use super::remote::RemoteState;
-use super::upload::Uploads;
+use super::upload::{Uploading, Uploads};
+use super::work::Running;
 
 /// Requests that wait for the coordinator.
 pub const REQUESTS: usize = 64;
@@ -23,6 +24,21 @@ pub enum CoordinatorError {
     /// A snapshot is under way.
     #[error("snapshot {0} is under way: wait until it is published")]
     Busy(SnapshotId),
+    /// The snapshot was cancelled while it was taken.
+    #[error("snapshot {0} was cancelled: nothing of it is left")]
+    Cancelled(SnapshotId),
+    /// The verification was cancelled.
+    #[error("the verification of snapshot {0} was cancelled")]
+    VerifyCancelled(SnapshotId),
+    /// No snapshot is being taken.
+    #[error("no snapshot is being taken: there is nothing to cancel")]
+    NothingToCancel,
+    /// This snapshot is not the one that is being taken, or it is published by now.
+    #[error("snapshot {0} is not being taken: there is nothing to cancel")]
+    NotRunning(SnapshotId),
+    /// No snapshot is being verified.
+    #[error("no verification is under way: there is nothing to cancel")]
+    NoVerification,
     /// The shards could not give their parts.
     #[error(transparent)]
     Engine(#[from] SnapshotStreamError),
@@ -43,10 +59,12 @@ impl From<SnapshotError> for CoordinatorError {
 /// Where the coordinator stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// When this was told, in microseconds since the Unix epoch.
+    pub now_us: u64,
     /// The snapshot under way.
-    pub running: Option<SnapshotId>,
-    /// Bytes that it has written so far.
-    pub written_bytes: u64,
+    pub running: Option<Running>,
+    /// The verifications under way.
+    pub verifications: Vec<Running>,
     /// The newest published snapshot.
     pub last: Option<SnapshotId>,
     /// Where that one ends.
@@ -57,6 +75,12 @@ pub struct Status {
     pub published: u64,
     /// How many failed in this process.
     pub failed: u64,
+    /// How many were cancelled in this process.
+    pub cancelled: u64,
+    /// How long the last one took that was published by this process, in microseconds; 0 if none.
+    pub last_duration_us: u64,
+    /// Bytes of the newest published snapshot.
+    pub last_data_bytes: u64,
     /// Why the last one failed, if none was published since.
     pub last_error: Option<String>,
     /// Bytes of log since the newest checkpoint.
@@ -84,10 +108,31 @@ pub struct RemoteStatus {
     pub pending_deletions: usize,
     /// How many cannot go up because they are damaged here.
     pub failed: usize,
-    /// The snapshot that goes up now, by its local id, and how far it is in percent.
-    pub uploading: Option<(SnapshotId, u64)>,
+    /// Bytes of those that have yet to go up, the one under way whole.
+    pub pending_bytes: u64,
+    /// The snapshot that goes up now.
+    pub uploading: Option<UploadProgress>,
     /// What is wrong, if anything is.
     pub last_error: Option<String>,
+}
+
+/// How far the snapshot is that goes up now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadProgress {
+    /// Which, by its local id.
+    pub id: SnapshotId,
+    /// Bytes that are there.
+    pub done_bytes: u64,
+    /// Bytes of its objects.
+    pub total_bytes: u64,
+}
+
+impl UploadProgress {
+    /// How far it is, from 0 to 100.
+    pub fn percent(&self) -> u64 {
+        let done = self.done_bytes.saturating_mul(100);
+        done.checked_div(self.total_bytes).unwrap_or(0).min(100)
+    }
 }
 
 impl RemoteStatus {
@@ -108,7 +153,8 @@ impl RemoteStatus {
             pending: status.pending,
             pending_deletions: status.pending_deletions,
             failed: status.failed.len(),
-            uploading: status.uploading.as_ref().map(|u| (u.id, u.percent())),
+            pending_bytes: status.pending_bytes,
+            uploading: status.uploading.as_ref().map(Uploading::progress),
             last_error,
         }
     }
@@ -129,12 +175,18 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, CoordinatorError>>;
 /// A request to the actor.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Answered when the manifest is published, or with why not.
-    Create(Reply<Manifest>),
+    /// From a client, if it was one; answered when the manifest is published, or with why not.
+    Create(Option<u64>, Reply<Manifest>),
+    /// Answered when the snapshot under way is over and nothing of it is left, with its id; if one
+    /// is named, only that one.
+    Cancel(Option<SnapshotId>, Reply<SnapshotId>),
     /// Answered at once.
     List(Reply<Vec<Entry>>),
-    /// Answered when everything was read; the actor goes on meanwhile.
-    Verify(SnapshotId, Reply<VerifyReport>),
+    /// From a client, if it was one; answered when everything was read. The actor goes on
+    /// meanwhile, and the reading ends when nobody waits for the answer any more.
+    Verify(SnapshotId, Option<u64>, Reply<VerifyReport>),
+    /// Answered at once, with how many were told to end; of one snapshot, or of all.
+    CancelVerify(Option<SnapshotId>, Reply<u64>),
     /// Answered when the objects are gone.
     Delete(SnapshotId, Reply<Deleted>),
     /// Answered when every manifest that had to be was written anew, with how many they were.
@@ -158,7 +210,25 @@ impl Handle {
     /// # Errors
     /// [`CoordinatorError::Busy`] names the one under way.
     pub async fn create(&self) -> Result<Manifest, CoordinatorError> {
-        self.ask(Message::Create).await
+        self.create_for(None).await
+    }
+
+    /// [`Self::create`] for a client, as CLIENT ID says it, which [`Status`] then names.
+    ///
+    /// # Errors
+    /// As for [`Self::create`]; [`CoordinatorError::Cancelled`] if somebody cancels it.
+    pub async fn create_for(&self, client: Option<u64>) -> Result<Manifest, CoordinatorError> {
+        self.ask(|reply| Message::Create(client, reply)).await
+    }
+
+    /// Cancels the snapshot that is being taken, if `id` is given only that one; completes with its
+    /// id when nothing of it is left.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::NothingToCancel`], or [`CoordinatorError::NotRunning`], also if it was
+    /// published before it could be cancelled.
+    pub async fn cancel(&self, id: Option<SnapshotId>) -> Result<SnapshotId, CoordinatorError> {
+        self.ask(|reply| Message::Cancel(id, reply)).await
     }
 
     /// The catalog, by `end_lsn`.
@@ -169,12 +239,32 @@ impl Handle {
         self.ask(Message::List).await
     }
 
-    /// Reads a snapshot whole and checks everything.
+    /// Reads a snapshot whole and checks everything. Dropped, it ends the reading.
     ///
     /// # Errors
     /// What is wrong with it.
     pub async fn verify(&self, id: SnapshotId) -> Result<VerifyReport, CoordinatorError> {
-        self.ask(|reply| Message::Verify(id, reply)).await
+        self.verify_for(id, None).await
+    }
+
+    /// [`Self::verify`] for a client, as CLIENT ID says it, which [`Status`] then names.
+    ///
+    /// # Errors
+    /// As for [`Self::verify`]; [`CoordinatorError::VerifyCancelled`] if somebody cancels it.
+    pub async fn verify_for(
+        &self,
+        id: SnapshotId,
+        client: Option<u64>,
+    ) -> Result<VerifyReport, CoordinatorError> {
+        self.ask(|reply| Message::Verify(id, client, reply)).await
+    }
+
+    /// Ends the verifications of one snapshot, or all; says how many.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::NoVerification`].
+    pub async fn cancel_verify(&self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
+        self.ask(|reply| Message::CancelVerify(id, reply)).await
     }
 
     /// Deletes a snapshot; never one of the two newest.

@@ -10,6 +10,8 @@
 //! | [`remote`] | the role of the remote store's writer |
 //! | [`archive`] | the log on its way to the remote store |
 //! | [`upload`] | snapshots on their way to the remote store |
+//! | `verification` | snapshots that are being verified |
+//! | [`work`] | how far a piece of work is, and whether it is still wanted |
 //! | `recycle` | which log the two newest checkpoints make superfluous |
 
 mod actor;
@@ -20,7 +22,9 @@ pub mod message;
 pub(crate) mod recycle;
 pub mod remote;
 pub mod upload;
+mod verification;
+pub mod work;
 
 pub use actor::{CoordinatorSetup, start};
 pub(crate) use job::{Form, take as take_snapshot};
-pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status};
+pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status, UploadProgress};

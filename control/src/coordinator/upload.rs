@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::job::CHECKPOINT;
+use super::message::UploadProgress;
 use super::remote::{Lease, RemoteConfig, RemoteState, Retry};
 
 /// The reason in the tombstone of a snapshot that somebody deleted: it goes in both stores.
@@ -79,10 +80,10 @@ pub struct Uploading {
 }
 
 impl Uploading {
-    /// How far it is, from 0 to 100.
-    pub fn percent(&self) -> u64 {
-        let done = self.done_bytes.load(Ordering::Relaxed);
-        (done.saturating_mul(100)).checked_div(self.total_bytes).unwrap_or(0).min(100)
+    /// How far it is.
+    pub fn progress(&self) -> UploadProgress {
+        let done_bytes = self.done_bytes.load(Ordering::Relaxed).min(self.total_bytes);
+        UploadProgress { id: self.id, done_bytes, total_bytes: self.total_bytes }
     }
 }
 
@@ -99,6 +100,8 @@ pub struct UploadStatus {
     pub failed: BTreeMap<SnapshotUuid, String>,
     /// How many snapshots have yet to go up.
     pub pending: usize,
+    /// Their bytes.
+    pub pending_bytes: u64,
     /// How many have yet to be deleted there.
     pub pending_deletions: usize,
     /// The one that goes up now.
@@ -135,7 +138,11 @@ impl Uploads {
         state: watch::Receiver<RemoteState>,
         view: LocalView,
     ) -> (Self, JoinHandle<()>) {
-        let pending = UploadStatus { pending: view.published.len(), ..UploadStatus::default() };
+        let pending = UploadStatus {
+            pending: view.published.len(),
+            pending_bytes: view.published.iter().map(|manifest| manifest.meta().data_bytes).sum(),
+            ..UploadStatus::default()
+        };
         let (view, view_receiver) = watch::channel(Arc::new(view));
         let (status_sender, status) = watch::channel(Arc::new(pending));
         let uploader = Uploader {
@@ -200,7 +207,7 @@ impl Uploads {
             None if status.failed.contains_key(&uuid) => "failed".into(),
             None if !is_wanted => "none".into(),
             None => match status.uploading.as_ref().filter(|uploading| uploading.uuid == uuid) {
-                Some(uploading) => format!("uploading {}%", uploading.percent()),
+                Some(uploading) => format!("uploading {}%", uploading.progress().percent()),
                 None if status.is_known => "pending".into(),
                 None => "unknown".into(),
             },
@@ -467,9 +474,11 @@ impl Uploader {
             }
         }
         let due = view.published.iter().filter(|manifest| self.is_due(manifest.snapshot_uuid()));
+        let due: Vec<u64> = due.map(|manifest| manifest.meta().data_bytes).collect();
         self.status.send_replace(Arc::new(UploadStatus {
             is_known: self.remote.is_some(),
-            pending: due.count(),
+            pending: due.len(),
+            pending_bytes: due.iter().sum(),
             pending_deletions: view.deleted.iter().filter(|u| uploaded.contains_key(u)).count(),
             uploaded,
             deleted,

@@ -47,6 +47,9 @@ pub struct DatabaseConfig {
     pub accept_plain: bool,
     /// How snapshots are compressed.
     pub compression: Compression,
+    /// Bytes that snapshots write, and verifications read, in a second at most; `None`: as many as
+    /// the disk takes.
+    pub snapshot_limit_bytes_per_s: Option<u64>,
     /// The data directory's own store, which nobody may write to when the directory is given back.
     pub(super) local: Option<LocalStore>,
 }
@@ -97,6 +100,7 @@ impl DatabaseConfig {
             keys: Keyring::default(),
             accept_plain: false,
             compression: Compression::None,
+            snapshot_limit_bytes_per_s: None,
             local: None,
         }
     }

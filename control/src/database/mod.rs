@@ -147,6 +147,7 @@ impl Database {
             uploads: uploads.as_ref().map(|(uploads, _)| uploads.clone()),
             keys: keys.ring.clone(),
             compression: config.compression,
+            snapshot_limit_bytes_per_s: config.snapshot_limit_bytes_per_s,
             archive: archiver.as_ref().map(|archiver| archiver.status.clone()),
         });
         let (shutdown_sender, shutdown) = watch::channel(false);

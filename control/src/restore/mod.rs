@@ -11,7 +11,6 @@ pub mod text;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::lock::{DataLock, LockError};
@@ -32,6 +31,7 @@ use cutwater_snapshot::restore::{STORE_FOLDER, require_new};
 use tokio::runtime::Handle;
 
 use self::image::PlanImage;
+use crate::coordinator::work::Work;
 use crate::coordinator::{CoordinatorError, Form, take_snapshot};
 use crate::identity::{Fork, Identity, IdentityError};
 
@@ -272,8 +272,8 @@ async fn write_base(
     let nonce = WriterNonce::random().map_err(|_| RestoreError::Random)?;
     let takeover = Claimant::take_over(store, identity.ids(), nonce, wall_micros()).await?;
     let mut claimant = takeover.claimant;
-    let written_bytes = Arc::new(AtomicU64::new(0));
-    let form = Form { keys: keys.clone(), compression: Compression::None };
-    let taken = take_snapshot(engine, &mut claimant, &form, Some(REASON), &written_bytes).await;
+    let work = Work::of_all_keys(engine.shared());
+    let form = Form { keys: keys.clone(), compression: Compression::None, limit_bytes_per_s: None };
+    let taken = take_snapshot(engine, &mut claimant, &form, Some(REASON), &work).await;
     Ok(taken?)
 }

@@ -16,6 +16,8 @@ use super::lock::DataLock;
 pub struct AdminCall {
     /// The command, its name first.
     pub args: ArgsBuf,
+    /// The client that sent it, as CLIENT ID says it.
+    pub client_id: u64,
     /// How to encode the reply.
     pub version: RespVersion,
     /// Where the reply goes; dropped unanswered, the client gets an error.

@@ -28,6 +28,7 @@ pub mod snapshot;
 mod threads;
 mod usage;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -254,6 +255,7 @@ pub struct AdminReplier {
     conn: ConnId,
     slot: u64,
     version: RespVersion,
+    gone: flume::Receiver<Infallible>,
 }
 
 impl AdminReplier {
@@ -262,8 +264,18 @@ impl AdminReplier {
         conn: ConnId,
         slot: u64,
         version: RespVersion,
+        gone: flume::Receiver<Infallible>,
     ) -> Self {
-        Self { shard: Some(shard), conn, slot, version }
+        Self { shard: Some(shard), conn, slot, version, gone }
+    }
+
+    /// Completes when nobody waits for the reply any more: the client has closed its connection, or
+    /// at least its sending side, or was answered.
+    pub fn client_gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let gone = self.gone.clone().into_recv_async();
+        async move {
+            let _ = gone.await;
+        }
     }
 
     /// Ends the command without a reply: the connection is about to be closed (SHUTDOWN).

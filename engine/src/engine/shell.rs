@@ -9,6 +9,7 @@
 //! eventfd, which its ring signals too.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -90,6 +91,8 @@ pub struct Shell {
     unsent: Vec<Vec<Mail>>,
     /// Who waits for the replies of a virtual connection.
     clients: HashMap<ConnId, flume::Sender<Vec<u8>>>,
+    /// Connections whose command is with the control plane; dropped when the client has gone.
+    callers: HashMap<ConnId, flume::Sender<Infallible>>,
     free_virtuals: Vec<(u32, u32)>,
     virtuals: u32,
     /// The snapshot under way, and who takes its chunks.
@@ -143,6 +146,7 @@ impl Shell {
             segments: HashMap::new(),
             unsent: (0..shards).map(|_| Vec::new()).collect(),
             clients: HashMap::new(),
+            callers: HashMap::new(),
             free_virtuals: Vec::new(),
             virtuals: 0,
             snapshot: None,
@@ -203,7 +207,7 @@ impl Shell {
     }
 
     fn take_completions(&mut self) -> Result<usize, FailureReason> {
-        let Self { ring, core, time, failure, .. } = self;
+        let Self { ring, core, time, callers, failure, .. } = self;
         let mut ticked = false;
         let count = ring.turn(crate::net::Wait::Never, |event| {
             if !ticked {
@@ -218,11 +222,15 @@ impl Shell {
                 Event::Accepted { conn, peer, local, .. } => {
                     core.accept(conn, Endpoints { peer, local });
                 }
-                Event::ReceiveEnded { conn } => core.input_ended(conn),
+                Event::ReceiveEnded { conn } => {
+                    callers.remove(&conn);
+                    core.input_ended(conn);
+                }
                 Event::Closed { conn, reason } => {
                     if let CloseReason::Failed(error) = reason {
                         tracing::debug!(conn = conn.0, %error, "connection failed");
                     }
+                    callers.remove(&conn);
                     core.disconnected(conn);
                 }
                 Event::Written { token, result, buffer } => match result {
@@ -290,7 +298,10 @@ impl Shell {
                 self.clients.insert(conn, reply);
                 self.core.submit(conn, commands);
             }
-            ToShard::AdminReply { conn, slot, reply } => self.core.admin_reply(conn, slot, reply),
+            ToShard::AdminReply { conn, slot, reply } => {
+                self.callers.remove(&conn);
+                self.core.admin_reply(conn, slot, reply);
+            }
             ToShard::Load { ops, done } => {
                 if let Err(error) = self.core.load(&ops) {
                     self.failure = Some(FailureReason::Load(error.to_string()));

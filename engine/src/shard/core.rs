@@ -62,6 +62,8 @@ pub struct Effects {
 pub struct AdminRequest {
     /// The connection that waits.
     pub conn: ConnId,
+    /// The client, as CLIENT ID says it.
+    pub client_id: u64,
     /// Its reply slot.
     pub slot: u64,
     /// How to encode the reply.

@@ -212,6 +212,7 @@ impl ShardCore {
         connection.blocked = true;
         self.effects.admin.push(AdminRequest {
             conn: connection.id,
+            client_id: connection.client_id,
             slot: connection.replies.await_reply(),
             version: connection.session.version,
             args: args.to_buf(),
@@ -327,6 +328,7 @@ fn is_admin(id: CommandId) -> bool {
             | C::SnapshotShow
             | C::SnapshotVerify
             | C::SnapshotDelete
+            | C::SnapshotCancel
             | C::SnapshotStatus
             | C::BgSave
             | C::Save

@@ -4,8 +4,10 @@
 //! | file | what |
 //! |---|---|
 //! | [`url`] | the address of a store, and opening it |
+//! | [`paced`] | a store whose reads are spread over time |
 //! | `s3` | an S3 store: endpoint, credentials, timeouts |
 
+pub mod paced;
 mod s3;
 pub mod url;
 

@@ -205,6 +205,8 @@ pub enum CommandId {
     SnapshotVerify,
     /// `SNAPSHOT DELETE`
     SnapshotDelete,
+    /// `SNAPSHOT CANCEL`
+    SnapshotCancel,
     /// `SNAPSHOT REKEY`
     SnapshotRekey,
     /// `SNAPSHOT STATUS`

@@ -104,9 +104,12 @@ impl Shell {
     }
 
     fn call_admin(&mut self, request: AdminRequest) {
-        let AdminRequest { conn, slot, version, args } = request;
-        let reply = AdminReplier::new(self.replier.clone(), conn, slot, version);
-        let call = AdminCall { args, version, reply };
+        let AdminRequest { conn, client_id, slot, version, args } = request;
+        // One call of a connection at a time: the next waits for the reply.
+        let (present, gone) = flume::bounded(1);
+        self.callers.insert(conn, present);
+        let reply = AdminReplier::new(self.replier.clone(), conn, slot, version, gone);
+        let call = AdminCall { args, client_id, version, reply };
         let refused = match &self.admin {
             Some(admin) => admin
                 .try_send(call)
@@ -116,6 +119,7 @@ impl Shell {
         };
         if let Some((call, text)) = refused {
             call.reply.forget();
+            self.callers.remove(&conn);
             let mut encoded = Vec::new();
             Reply::new(&mut encoded, version).error(text);
             self.core.admin_reply(conn, slot, encoded);

@@ -163,6 +163,13 @@ const SNAPSHOT_SUBCOMMANDS: &[CommandSpec] = &[
     CommandSpec::new(Id::SnapshotDelete, "snapshot|delete", 3, Group::Server, "0.1.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
         .docs("id", "O(1)", "Deletes a snapshot."),
+    CommandSpec::new(Id::SnapshotCancel, "snapshot|cancel", -2, Group::Server, "0.1.0")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
+        .docs(
+            "[VERIFY] [id]",
+            "O(1)",
+            "Cancels the snapshot that is being taken, or verifications.",
+        ),
     CommandSpec::new(Id::SnapshotRekey, "snapshot|rekey", 3, Group::Server, "0.1.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
         .docs(
