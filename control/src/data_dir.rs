@@ -12,6 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::identity::{IDENTITY_DRAFT, IDENTITY_FILE, Identity, IdentityError};
+use crate::restore::unfinished;
 use cutwater_engine::engine::lock::{DataLock, LOCK_FILE, LockError};
 
 /// Only the user that the server runs as sees the data.
@@ -45,6 +46,15 @@ pub enum DataDirError {
         /// The first file of data that was found.
         found: PathBuf,
     },
+    /// A restore was ended in the middle.
+    #[error(
+        "{} is what a restore left that was ended in the middle: it is not a database",
+        .path.display()
+    )]
+    Unfinished {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Data, but nothing that says whose.
     #[error(
         "the data directory {} holds data ({}) but no {IDENTITY_FILE}",
@@ -67,6 +77,9 @@ impl DataDirError {
             Self::Identity(error) => error.remedy(),
             Self::NoLogOverData { .. } => {
                 "Start without --no-log to serve that data, or choose another --data-dir."
+            }
+            Self::Unfinished { .. } => {
+                "Remove it, and restore again; or choose another --data-dir."
             }
             Self::NoIdentity { .. } => {
                 "Choose another --data-dir, or put the missing file back from a copy of the \
@@ -94,6 +107,9 @@ impl DataDir {
         let failed = |source| DataDirError::Io { path: path.to_owned(), source };
         create_durably(path).map_err(failed)?;
         let lock = DataLock::acquire(path)?;
+        if unfinished::is_unfinished(path).map_err(failed)? {
+            return Err(DataDirError::Unfinished { path: path.to_owned() });
+        }
         let found = first_data_file(path).map_err(failed)?;
         if let (false, Some(found)) = (log, &found) {
             return Err(DataDirError::NoLogOverData { path: path.into(), found: found.clone() });

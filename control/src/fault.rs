@@ -129,6 +129,7 @@ impl From<&RestoreError> for Fault {
             R::Snapshot(error) => error.into(),
             R::Archive(error) => error.into(),
             R::Open(OpenError::Image { .. }) => Self::Damaged,
+            R::Stopped => Self::Cancelled,
             R::Base(error) => error.into(),
             R::Lock(error) => error.into(),
             _ => Self::Failed,

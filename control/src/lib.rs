@@ -23,6 +23,7 @@ pub mod fault;
 pub mod identity;
 pub mod keys;
 pub mod listing;
+pub mod metrics;
 pub mod placement;
 pub mod restore;
 pub mod schedule;

@@ -6,12 +6,15 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_engine::engine::OpenError;
 use cutwater_engine::seal::Keyring;
 use cutwater_snapshot::error::{Cause, Refusal, SnapshotError, StoreError};
 use cutwater_snapshot::store::StoreUrl;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::banner::Banner;
 use crate::config::Config;
@@ -19,6 +22,7 @@ use crate::coordinator::remote::RemoteConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
 use crate::keys::{KeyError, keyring};
+use crate::metrics;
 use crate::placement::Placement;
 
 /// Why a server did not start, or ended before it was told to.
@@ -30,6 +34,14 @@ pub enum ServeError {
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The metrics cannot be served.
+    #[error("cannot listen on {address} for metrics: {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The database did not open, or has failed.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -41,6 +53,7 @@ impl ServeError {
         match self {
             Self::DataDir(error) => error.remedy(),
             Self::Keys(error) => error.remedy(),
+            Self::Metrics { .. } => "Choose another --metrics-port, or stop what uses it.",
             Self::Database(DatabaseError::DataDir(error)) => error.remedy(),
             Self::Database(DatabaseError::Remote { source, .. }) => remote_remedy(source),
             Self::Database(DatabaseError::Store(SnapshotError::Refused { reason, .. })) => {
@@ -99,8 +112,13 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     // Before anything is made: a key that cannot be read is no reason for a new directory.
     let keys = keyring(&config.key_files, config.keys.as_ref())?;
+    let metrics = match metrics::address(config) {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let data_dir = DataDir::open(&config.data_dir, config.log)?;
     let running = start(config, placement, data_dir, keys).await?;
+    let _metrics = metrics.map(|listener| Metrics::start(listener, &running.database));
     ready(&banner(config, placement, &running.started()));
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
@@ -109,6 +127,30 @@ pub async fn run(
     };
     // The failure that ended the server is the one to tell, not what it did to the stopping.
     outcome.and(running.stop().await)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let failed = |source| ServeError::Metrics { address, source };
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+/// The task that answers scrapes; it ends with this.
+struct Metrics(JoinHandle<()>);
+
+impl Metrics {
+    fn start(listener: TcpListener, database: &Database) -> Self {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("metrics at http://{address}/metrics");
+        }
+        let shared = Arc::clone(database.engine().shared());
+        Self(tokio::spawn(metrics::serve(listener, shared, database.coordinator().clone())))
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What a start found and bound.

@@ -97,6 +97,8 @@ mod tests {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
+            // Waiting for the child would close it, and the child end by itself.
+            let _stdin = child.stdin.take();
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
             wait_for(&mut lines, "listening");
             kill(first, &child);

@@ -79,9 +79,9 @@ fn a_mistake_on_the_command_line_or_in_the_configuration_is_2() {
 }
 
 #[test]
-fn a_failure_is_1_and_says_what_to_do() {
+fn a_failure_says_what_to_do() {
     let output = cutwater(&["snapshot", "list", "--store", "file:///does/not/exist"], &[]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     assert_eq!(
         stderr(&output),
         "error: there is no store at /does/not/exist\n  \
@@ -120,41 +120,58 @@ fn the_list_of_a_server_as_table_and_as_json() {
     thread.join().unwrap();
 }
 
+/// What a long command asks first.
+const CLIENT_ID: (&str, &str) = ("*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", ":5\r\n");
+const CREATE: &str = "*2\r\n$8\r\nSNAPSHOT\r\n$6\r\nCREATE\r\n";
+const VERIFY: &str = "*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nVERIFY\r\n$1\r\n7\r\n";
+const SHOW: &str = "*3\r\n$8\r\nSNAPSHOT\r\n$4\r\nSHOW\r\n$1\r\n7\r\n";
+const ROW: &str = "*10\r\n$2\r\nid\r\n:7\r\n$9\r\nbegin_lsn\r\n:10\r\n$7\r\nend_lsn\r\n\
+                   $2\r\n12\r\n$4\r\nkind\r\n$4\r\nbase\r\n$5\r\nstate\r\n\
+                   $9\r\npublished\r\n";
+
 #[test]
 fn the_other_commands_of_a_server() {
-    const ID: &str = "$1\r\n7\r\n";
-    for (arguments, request, answer, text) in [
-        (
-            &["create"][..],
-            "*2\r\n$8\r\nSNAPSHOT\r\n$6\r\nCREATE\r\n",
-            ":7\r\n",
-            "created snapshot 7\n",
-        ),
-        (
-            &["delete", "7"],
-            "*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nDELETE\r\n$1\r\n7\r\n",
-            "+OK\r\n",
-            "deleted snapshot 7\n",
-        ),
-        (
-            &["verify", "7"],
-            "*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nVERIFY\r\n$1\r\n7\r\n",
-            "+OK\r\n",
-            "verified snapshot 7: it is whole\n",
-        ),
+    let delete = ("*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nDELETE\r\n$1\r\n7\r\n", "+OK\r\n");
+    let cancel = ("*2\r\n$8\r\nSNAPSHOT\r\n$6\r\nCANCEL\r\n", ":7\r\n");
+    let report = "*4\r\n$2\r\nid\r\n:7\r\n$5\r\nbytes\r\n:9\r\n";
+    for (arguments, exchanges, text) in [
+        (&["create"][..], vec![CLIENT_ID, (CREATE, ROW)], "created snapshot\nid         7\n"),
+        (&["create", "--json"], vec![CLIENT_ID, (CREATE, ROW)], "{\n  \"id\": 7,\n"),
+        (&["delete", "7"], vec![delete], "deleted snapshot 7\n"),
+        (&["delete", "7", "--json"], vec![delete], "{\n  \"id\": 7,\n  \"remote_pending\": false,"),
+        (&["verify", "7"], vec![CLIENT_ID, (VERIFY, report)], "verified snapshot 7: it is whole\n"),
+        (&["cancel"], vec![cancel], "cancelled snapshot 7: nothing of it is left\n"),
     ] {
-        assert!(arguments.len() == 1 || request.ends_with(ID));
-        let (address, thread) = server(vec![(request, answer)]);
+        let (address, thread) = server(exchanges);
         let arguments = [&["snapshot"], arguments, &["--server", &address]].concat();
         let output = cutwater(&arguments, &[]);
-        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), text));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        assert!(stdout(&output).starts_with(text), "{arguments:?}: {}", stdout(&output));
         thread.join().unwrap();
     }
-    let show = "*3\r\n$8\r\nSNAPSHOT\r\n$4\r\nSHOW\r\n$1\r\n7\r\n";
-    let (address, thread) = server(vec![(show, "-ERR there is no snapshot 7\r\n")]);
-    let output = cutwater(&["snapshot", "show", "7", "--server", &address], &[]);
-    assert_eq!(output.status.code(), Some(1));
-    let text = format!("error: {address} refused: ERR there is no snapshot 7\n");
-    assert!(stderr(&output).starts_with(&text));
-    thread.join().unwrap();
+}
+
+#[test]
+fn what_a_server_refuses_has_an_exit_code_of_its_kind() {
+    for (reply, code) in [
+        ("-ERR something\r\n", 1),
+        ("-NOTFOUND there is no snapshot 7\r\n", 3),
+        ("-DAMAGED snapshots/x: the object is missing\r\n", 4),
+        ("-STORE cannot get x\r\n", 5),
+        ("-CLOSING the database is being closed\r\n", 5),
+        ("-LOADING Cutwater is loading the dataset in memory\r\n", 5),
+        ("-BUSY snapshot 8 is under way\r\n", 6),
+        ("-NOAUTH Authentication required.\r\n", 2),
+    ] {
+        let (address, thread) = server(vec![(SHOW, reply)]);
+        let output = cutwater(&["snapshot", "show", "7", "--server", &address], &[]);
+        assert_eq!(output.status.code(), Some(code), "{reply}");
+        let text = format!("error: {address} refused: {}\n", reply[1..].trim_end());
+        assert!(stderr(&output).starts_with(&text), "{}", stderr(&output));
+        thread.join().unwrap();
+    }
+    // Nobody listens on a port that was just given back.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = cutwater(&["snapshot", "list", "--server", &address.to_string()], &[]);
+    assert_eq!(output.status.code(), Some(5));
 }

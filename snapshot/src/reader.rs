@@ -6,9 +6,12 @@
 //! length and CRC32C with the manifest.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cutwater_engine::types::ShardId;
+use flume::RecvTimeoutError;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
 
@@ -22,6 +25,8 @@ use crate::sealing::Unlocked;
 pub const RUN_BYTES: u64 = 4 << 20;
 /// Runs that are read ahead; beside them one is being read and one taken apart.
 pub const RUNS_AHEAD: usize = 2;
+/// How often a thread that waits for the store looks whether it is to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Reads one core's part.
 #[derive(Debug)]
@@ -79,12 +84,24 @@ impl CoreReader {
     /// # Errors
     /// As for [`CoreReader::next`].
     pub fn next_blocking(&mut self) -> Result<Option<Chunk>, SnapshotError> {
+        self.next_blocking_unless(&AtomicBool::new(false))
+    }
+
+    /// [`CoreReader::next_blocking`] that gives up soon after `stopped` is set, also when the store
+    /// does not answer.
+    ///
+    /// # Errors
+    /// As for [`CoreReader::next`]; [`SnapshotError::ReaderStopped`] if it gave up.
+    pub fn next_blocking_unless(
+        &mut self,
+        stopped: &AtomicBool,
+    ) -> Result<Option<Chunk>, SnapshotError> {
         loop {
             if let Some(done) = self.decoded()? {
                 return Ok(done);
             }
-            let run = self.runs.recv();
-            self.take(run.ok())?;
+            let run = receive_unless(&self.runs, stopped);
+            self.take(run)?;
         }
     }
 
@@ -117,6 +134,19 @@ impl CoreReader {
             None => Err(SnapshotError::ReaderStopped { object: format!("core {}", self.core) }),
         }
     }
+}
+
+/// The next item of a channel; `None` when it is closed, or soon after `stopped` is set. It blocks
+/// the thread.
+pub fn receive_unless<T>(channel: &flume::Receiver<T>, stopped: &AtomicBool) -> Option<T> {
+    while !stopped.load(Ordering::Acquire) {
+        match channel.recv_timeout(STOP_INTERVAL) {
+            Ok(item) => return Some(item),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    None
 }
 
 /// Reads the objects in order; ends when the receiver has gone.

@@ -63,6 +63,7 @@ pub async fn verify(
         check_length(&**store, object).await?;
     }
     let total_bytes = manifest.meta().data_bytes;
+    progress(Progress { done_bytes: 0, total_bytes });
     let mut report = VerifyReport {
         objects: manifest.objects().len() as u64,
         bytes: total_bytes,

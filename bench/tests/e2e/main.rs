@@ -15,8 +15,12 @@ mod idle;
 mod limits;
 mod log_bounds;
 mod machine;
+mod metrics;
 mod mistakes;
 mod point_in_time;
+mod progress;
+#[path = "../../../snapshot/tests/common/s3.rs"]
+mod s3;
 mod snapshot_consistency;
 mod stops;
 mod support;

@@ -23,7 +23,7 @@ fn every_moment_holds_what_was_acknowledged_before_and_nothing_sent_after() {
     // Times that nothing was archived of.
     let url = stage.url();
     let into = stage.path("never").display().to_string();
-    let at = |time: &str| refused(&["restore", "--store", &url, "--into", &into, "--at", time], 1);
+    let at = |time: &str| refused(&["restore", "--store", &url, "--into", &into, "--at", time], 3);
     for (time, near) in [("2001-02-03T04:05:06Z", true), ("2999-01-01T00:00:00Z", false)] {
         let error = at(time);
         assert!(error.contains("outside every window") && error.contains("nearest"), "{error}");

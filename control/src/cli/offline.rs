@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cutwater_control::fault::Fault;
 use cutwater_control::identity::{Identity, IdentityError};
-use cutwater_control::restore::{Destination, RestoreError, Restored, Source, restore};
+use cutwater_control::restore::gauge::{Gauge, Phase, RestoreProgress};
+use cutwater_control::restore::{Destination, RestoreError, Restored, Source, restore_with};
 use cutwater_engine::engine::lock::{DataLock, LockError};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
@@ -250,14 +251,34 @@ impl Store {
     /// Until the identity is there, which comes last, no server starts on it.
     ///
     /// # Errors
-    /// [`OfflineError::Restore`].
+    /// [`OfflineError::Restore`]; [`Failure::Interrupted`] when nothing of it is left.
     pub fn restore(
         &self,
         source: &Source,
         plan: &Plan,
         destination: &Destination,
-    ) -> Result<Restored, OfflineError> {
-        Ok(self.runtime.block_on(restore(source, plan, destination))?)
+        interrupts: &Interrupts,
+    ) -> Result<Restored, Failure> {
+        let gauge = Arc::default();
+        let restored = self.runtime.block_on(async {
+            let mut work = pin!(restore_with(source, plan, destination, &gauge));
+            match follow(&mut work, || Some(restore_progress(&gauge)), interrupts).await {
+                Ok(restored) => restored.map_err(OfflineError::from).map_err(Failure::from),
+                Err(by) => {
+                    gauge.stop();
+                    match work.await {
+                        // It was over when the signal came.
+                        Ok(restored) => Ok(restored),
+                        Err(RestoreError::Stopped) => {
+                            let what = "the restore was stopped, and nothing of it is left";
+                            Err(Failure::Interrupted { by, what: what.to_owned() })
+                        }
+                        Err(error) => Err(OfflineError::from(error).into()),
+                    }
+                }
+            }
+        });
+        restored
     }
 
     fn catalog(&self) -> Result<Catalog, OfflineError> {
@@ -271,6 +292,17 @@ impl Store {
             Ok(catalog)
         })
     }
+}
+
+fn restore_progress(gauge: &Gauge) -> Progress {
+    let RestoreProgress { phase, done_bytes, total_bytes } = gauge.progress();
+    let label = match phase {
+        Phase::Snapshots => "reading snapshots",
+        Phase::Log => "replaying the log",
+        Phase::Base => "writing the new directory",
+    };
+    let is_estimate = phase == Phase::Base;
+    Progress { label: label.to_owned(), done_bytes, total_bytes, is_estimate }
 }
 
 #[cfg(test)]
@@ -389,7 +421,7 @@ mod tests {
         let source = store.source().unwrap();
         let plan = source.plan(Target::Snapshot(id), None).unwrap();
         let destination = Destination { into: into.clone(), shards: Some(2) };
-        store.restore(&source, &plan, &destination).unwrap();
+        store.restore(&source, &plan, &destination, &interrupts()).unwrap();
         let restored = Identity::read(&into).unwrap().unwrap();
         assert_eq!(restored.database, identity.database);
         assert_ne!(restored.history, identity.history);
@@ -399,7 +431,7 @@ mod tests {
         let ids = published(&copy);
         assert_eq!(ids.len(), 1);
         copy.verify(SnapshotId(ids[0]), &interrupts()).unwrap();
-        let error = store.restore(&source, &plan, &destination).unwrap_err();
+        let error = store.restore(&source, &plan, &destination, &interrupts()).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
         assert!(error.remedy().contains("--into"));
     }

@@ -15,6 +15,7 @@ use super::keys::KeyArgs;
 use super::offline::{OfflineError, Store};
 use super::s3::S3Args;
 use super::{Variables, output, pretty};
+use crate::interrupt::Interrupts;
 
 /// What to restore, and where to.
 #[derive(clap::Args)]
@@ -96,7 +97,8 @@ pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure>
         };
     };
     let destination = Destination { into: into.clone(), shards: args.shards };
-    let restored = store.restore(&source, &plan, &destination)?;
+    let interrupts = Interrupts::listen().map_err(Failure::Setup)?;
+    let restored = store.restore(&source, &plan, &destination, &interrupts)?;
     let into = into.display();
     if args.json {
         let mut value = plan_json(&plan);

@@ -37,6 +37,8 @@ pub struct Config {
     pub bind: IpAddr,
     /// The common port, on which any shard takes any key; 0 lets the kernel choose.
     pub port: u16,
+    /// The port of the metrics; none are served without.
+    pub metrics_port: Option<u16>,
     /// How many shards; at least 1, at most [`MAX_SHARDS`].
     pub shards: u16,
     /// Where the log, the local store, the lock and the identity live.
@@ -98,6 +100,7 @@ impl Config {
         Self {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 6379,
+            metrics_port: None,
             shards,
             data_dir: PathBuf::from("./cutwater-data"),
             fsync: Fsync::Always,

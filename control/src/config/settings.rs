@@ -104,7 +104,7 @@ const fn key(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 33] = [
+pub static SETTINGS: [Setting; 34] = [
     setting(
         "bind",
         "ADDRESS",
@@ -118,6 +118,14 @@ pub static SETTINGS: [Setting; 33] = [
         "Common port, on which any shard takes any key [default: 6379]",
         "a port from 1 to 65535, or 0 for one that the kernel chooses",
         |config, text| put(&mut config.port, number(text, 0..=u16::MAX)),
+    ),
+    setting(
+        "metrics-port",
+        "PORT",
+        "Port for Prometheus metrics over HTTP at /metrics, without a password; on loopback only \
+         unless --protected-mode no [default: none]",
+        "a port from 1 to 65535",
+        |config, text| put(&mut config.metrics_port, number(text, 1..=u16::MAX).map(Some)),
     ),
     setting(
         "shards",
@@ -442,6 +450,7 @@ mod tests {
         for (name, good, bad) in [
             ("bind", &["0.0.0.0", "::1"][..], &["", "localhost", "1.2.3"][..]),
             ("port", &["0", "65535"], &["65536", "-1", "http", ""]),
+            ("metrics-port", &["1", "65535"], &["0", "65536", "on"]),
             ("shards", &["1", "1024"], &["0", "1025", "two"]),
             ("data-dir", &["x", "/var/lib/x y"], &[""]),
             ("fsync", &["always", "everysec", "never"], &["Always", "1", ""]),
@@ -500,6 +509,6 @@ mod tests {
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             );
         }
-        assert_eq!(SETTINGS[3].variable(), "CUTWATER_DATA_DIR");
+        assert_eq!(SETTINGS[4].variable(), "CUTWATER_DATA_DIR");
     }
 }

@@ -12,13 +12,14 @@ use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::archive::object::decode;
 use cutwater_snapshot::archive::{WalHeader, WalNumber};
 use cutwater_snapshot::chunk::ChunkKind;
-use cutwater_snapshot::error::Flaw;
+use cutwater_snapshot::error::{Flaw, SnapshotError};
 use cutwater_snapshot::paths;
 use cutwater_snapshot::plan::WalPiece;
-use cutwater_snapshot::reader::CoreReader;
+use cutwater_snapshot::reader::{CoreReader, receive_unless};
 use cutwater_snapshot::sealing::Unlocked;
-use object_store::ObjectStoreExt;
 use tokio::runtime::Handle;
+
+use super::gauge::Gauge;
 
 /// Archive objects that are read ahead.
 const OBJECTS_AHEAD: usize = 2;
@@ -37,6 +38,8 @@ pub struct PlanImage {
     pub wal: Vec<(WalPiece, WalHeader)>,
     /// The moment.
     pub target: Lsn,
+    /// How far it is, and whether it is still wanted.
+    pub gauge: Arc<Gauge>,
 }
 
 /// Why a record was not taken.
@@ -95,7 +98,13 @@ impl PlanImage {
     ) -> Result<(), String> {
         let core = snapshot.cores().get(part).ok_or("no such part")?.core;
         let mut reader = CoreReader::open(&self.runtime, Arc::clone(&self.store), snapshot, core);
-        while let Some(chunk) = reader.next_blocking().map_err(|error| error.to_string())? {
+        let mut counted = 0;
+        loop {
+            let next = reader.next_blocking_unless(self.gauge.stopped());
+            let read_bytes = reader.read_bytes();
+            self.gauge.snapshots.add(read_bytes - counted);
+            counted = read_bytes;
+            let Some(chunk) = next.map_err(|error| self.gauge.failed(error))? else { break };
             match chunk.kind {
                 ChunkKind::Image => sink(&chunk.body)?,
                 _ if !with_tail => {}
@@ -117,9 +126,11 @@ impl PlanImage {
         for (piece, planned) in &self.wal {
             let number = piece.number;
             let name = || paths::wal(number.0).to_string();
-            let object = objects.recv().map_err(|_| "the runtime has stopped".to_owned())??;
+            let object = receive_unless(&objects, self.gauge.stopped());
+            let object = object.ok_or_else(|| "the reading has stopped".to_owned())?;
+            let object = object.map_err(|error| self.gauge.failed(error))?;
             let (header, body) =
-                decode(number, &object, &self.keys).map_err(|error| error.to_string())?;
+                decode(number, &object, &self.keys).map_err(|error| self.gauge.failed(error))?;
             if header.link != planned.link {
                 return Err(format!("{} was replaced since it was planned", name()));
             }
@@ -130,6 +141,7 @@ impl PlanImage {
                 sink(record.ops).map_err(Refused)
             });
             applied.map_err(|Refused(reason)| format!("{}: {reason}", name()))?;
+            self.gauge.log.add(planned.object_bytes());
         }
         Ok(())
     }
@@ -139,15 +151,11 @@ impl PlanImage {
 async fn fetch(
     store: Arc<dyn ObjectStore>,
     numbers: Vec<WalNumber>,
-    sender: flume::Sender<Result<Bytes, String>>,
+    sender: flume::Sender<Result<Bytes, SnapshotError>>,
 ) {
     for number in numbers {
         let path = paths::wal(number.0);
-        let object = match store.get(&path).await {
-            Ok(found) => found.bytes().await,
-            Err(error) => Err(error),
-        };
-        let object = object.map_err(|error| format!("cannot read {path}: {error}"));
+        let object = cutwater_snapshot::store::get(&*store, &path).await.map_err(Into::into);
         let is_last = object.is_err();
         if sender.send_async(object).await.is_err() || is_last {
             return;

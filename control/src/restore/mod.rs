@@ -4,16 +4,19 @@
 //! moment; [`restore`] loads that into an engine in memory, which has no listeners and lets no key
 //! expire, takes an ordinary snapshot of it into the new directory's local store, and writes the
 //! identity last, with the history that forks off there. Until the identity is there no server
-//! starts on the directory. What fails on the way is taken away again.
+//! starts on the directory, which says what it is ([`unfinished`]). What fails on the way, or is
+//! stopped ([`gauge`]), is taken away again.
 
+pub mod gauge;
 mod image;
 pub mod text;
+pub mod unfinished;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cutwater_engine::clock::wall_micros;
-use cutwater_engine::engine::lock::{DataLock, LockError};
+use cutwater_engine::engine::lock::{DataLock, LOCK_FILE, LockError};
 use cutwater_engine::engine::{Failure, OpenError};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::{Engine, EngineConfig};
@@ -30,6 +33,7 @@ use cutwater_snapshot::plan::{Plan, PlanError, Restorable, Stock, Target, WalPie
 use cutwater_snapshot::restore::{STORE_FOLDER, require_new};
 use tokio::runtime::Handle;
 
+use self::gauge::Gauge;
 use self::image::PlanImage;
 use crate::coordinator::work::Work;
 use crate::coordinator::{CoordinatorError, Form, take_snapshot};
@@ -62,6 +66,23 @@ pub enum RestoreError {
     /// The new identity cannot be written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What an earlier restore left lies there.
+    #[error("{} is what a restore left that was ended in the middle: it is not a database", .folder.display())]
+    Unfinished {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It was stopped, and took away what it had begun.
+    #[error("the restore was stopped, and nothing of it is left")]
+    Stopped,
+    /// The directory could not be written or emptied.
+    #[error("cannot use {}: {source}", .folder.display())]
+    Folder {
+        /// The directory.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Another process uses the directory.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -96,6 +117,7 @@ impl RestoreError {
             Self::Archive(ArchiveError::Seal { .. } | ArchiveError::NeedsKey { .. }) => {
                 "Give every key that was in use since the base: --key-file ID=PATH."
             }
+            Self::Unfinished { .. } => "Remove the directory, and restore again.",
             Self::Lock(error) => error.remedy(),
             Self::Identity(error) => error.remedy(),
             _ => "Mend what is named, and try again: nothing was changed.",
@@ -152,7 +174,7 @@ impl Source {
     }
 
     /// Everything of a plan as one image.
-    fn image(&self, plan: &Plan) -> Result<PlanImage, RestoreError> {
+    fn image(&self, plan: &Plan, gauge: &Arc<Gauge>) -> Result<PlanImage, RestoreError> {
         let mut snapshots = Vec::new();
         for &id in [plan.base].iter().chain(&plan.deltas) {
             let manifest = self.catalog.get(id).and_then(|entry| entry.manifest());
@@ -161,7 +183,9 @@ impl Source {
         }
         let header = |number| self.archive.headers().find(|header| header.link.number == number);
         let planned = |piece: &WalPiece| Some((*piece, header(piece.number)?.clone()));
-        let wal = plan.wal.iter().filter_map(planned).collect();
+        let wal: Vec<_> = plan.wal.iter().filter_map(planned).collect();
+        gauge.snapshots.expect(snapshots.iter().map(|snapshot| snapshot.meta().data_bytes).sum());
+        gauge.log.expect(wal.iter().map(|(_, header)| header.object_bytes()).sum());
         Ok(PlanImage {
             runtime: Handle::current(),
             store: Arc::clone(&self.store),
@@ -169,6 +193,7 @@ impl Source {
             snapshots,
             wal,
             target: plan.target,
+            gauge: Arc::clone(gauge),
         })
     }
 }
@@ -203,11 +228,42 @@ pub async fn restore(
     plan: &Plan,
     destination: &Destination,
 ) -> Result<Restored, RestoreError> {
+    restore_with(source, plan, destination, &Arc::default()).await
+}
+
+/// [`restore`] that tells how far it is, and can be stopped.
+///
+/// # Errors
+/// [`RestoreError`], also [`RestoreError::Stopped`]; the directory is then as it was.
+pub async fn restore_with(
+    source: &Source,
+    plan: &Plan,
+    destination: &Destination,
+    gauge: &Arc<Gauge>,
+) -> Result<Restored, RestoreError> {
     let into = &destination.into;
+    let folder = |source| RestoreError::Folder { folder: into.clone(), source };
     let existed = into.is_dir();
-    let image = source.image(plan)?;
+    if unfinished::is_unfinished(into).map_err(folder)? {
+        // Unless it is being written right now.
+        drop(DataLock::acquire(into)?);
+        return Err(RestoreError::Unfinished { folder: into.clone() });
+    }
+    let image = source.image(plan, gauge)?;
     require_new(into)?;
-    let restored = fill(source, plan, destination, image).await;
+    // Whoever else begins here at the same moment has it, or it is ours until the end.
+    let lock = DataLock::acquire(into)?;
+    require_only_lock(into)?;
+    unfinished::mark(into).map_err(folder)?;
+    let restored = fill(source, plan, destination, image, gauge).await;
+    let restored = match (restored, gauge.take_failure()) {
+        (Err(_), _) if gauge.is_stopped() => Err(RestoreError::Stopped),
+        (Err(RestoreError::Open(OpenError::Image { .. })), Some(error)) => Err(error),
+        (restored, _) => restored.and_then(|restored| {
+            unfinished::unmark(into).map_err(folder)?;
+            Ok(restored)
+        }),
+    };
     if restored.is_err() {
         // Nothing was here before, so all that is here is ours. What stays, a new try names.
         let emptied = if existed { empty(into) } else { std::fs::remove_dir_all(into) };
@@ -215,7 +271,19 @@ pub async fn restore(
             tracing::warn!(folder = %into.display(), %error, "what was begun stays");
         }
     }
+    drop(lock);
     restored
+}
+
+/// Somebody may have begun here, and ended, since the folder was seen to be empty.
+fn require_only_lock(into: &Path) -> Result<(), RestoreError> {
+    let failed = |source| RestoreError::Folder { folder: into.to_owned(), source };
+    for entry in std::fs::read_dir(into).map_err(failed)? {
+        if entry.map_err(failed)?.file_name() != LOCK_FILE {
+            return Err(SnapshotError::NotEmpty { folder: into.display().to_string() }.into());
+        }
+    }
+    Ok(())
 }
 
 fn empty(folder: &Path) -> std::io::Result<()> {
@@ -235,9 +303,9 @@ async fn fill(
     plan: &Plan,
     destination: &Destination,
     image: PlanImage,
+    gauge: &Gauge,
 ) -> Result<Restored, RestoreError> {
     let into = &destination.into;
-    let _lock = DataLock::acquire(into)?;
     let fork = Fork { parent: plan.history, lsn: plan.target };
     let identity = Identity::forked(source.database, fork)?;
     let parts = image.snapshots.first().map_or(1, |base| base.cores().len());
@@ -251,7 +319,8 @@ async fn fill(
     // Blocks: on a thread for it, since the image is read on this runtime meanwhile.
     let opened = tokio::task::spawn_blocking(move || Engine::open(config)).await;
     let engine = Arc::new(opened.map_err(|_| RestoreError::Runtime)??);
-    let manifest = write_base(&engine, identity, &source.keys, &into.join(STORE_FOLDER)).await;
+    let manifest =
+        write_base(&engine, identity, &source.keys, &into.join(STORE_FOLDER), gauge).await;
     let keys = engine.recovered().keys;
     // Joining the shards' threads blocks.
     let closed = tokio::task::spawn_blocking(move || engine.shut_down()).await;
@@ -266,14 +335,18 @@ async fn write_base(
     identity: Identity,
     keys: &Keyring,
     folder: &Path,
+    gauge: &Gauge,
 ) -> Result<Manifest, RestoreError> {
-    let store: Arc<dyn ObjectStore> =
-        Arc::new(LocalStore::open(folder).map_err(SnapshotError::from)?);
+    let local = LocalStore::open(folder).map_err(SnapshotError::from)?;
+    let store: Arc<dyn ObjectStore> = Arc::new(local.clone());
     let nonce = WriterNonce::random().map_err(|_| RestoreError::Random)?;
     let takeover = Claimant::take_over(store, identity.ids(), nonce, wall_micros()).await?;
     let mut claimant = takeover.claimant;
     let work = Work::of_all_keys(engine.shared());
+    gauge.write_base(Arc::clone(&work));
     let form = Form { keys: keys.clone(), compression: Compression::None, limit_bytes_per_s: None };
     let taken = take_snapshot(engine, &mut claimant, &form, Some(REASON), &work).await;
+    // What failed is taken away, and no put may come after that. (It blocks.)
+    let _ = tokio::task::spawn_blocking(move || local.close()).await;
     Ok(taken?)
 }

@@ -112,7 +112,7 @@ pub(crate) async fn put(
 }
 
 /// Reads a whole small object.
-pub(crate) async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
+pub async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Bytes, StoreError> {
     let failed = |e| StoreError::failed(Operation::Get, path, e);
     store.get(path).await.map_err(failed)?.bytes().await.map_err(failed)
 }
