@@ -87,7 +87,16 @@ impl ClientError {
             Self::Refused { message, .. } if is_about_password(message) => {
                 "Give the server's password with --password or CUTWATER_PASSWORD."
             }
-            Self::Refused { .. } => "Look at the message above.",
+            Self::Refused { message, .. } => match Fault::of_reply(message) {
+                Fault::NotFound => "See what there is: cutwater snapshot list, or status.",
+                Fault::Busy => {
+                    "Wait until it is over (cutwater snapshot status --watch), or cancel it: \
+                     cutwater snapshot cancel."
+                }
+                Fault::Damaged => "Use another snapshot, or the remote store's copy of this one.",
+                Fault::Unreachable => "Look at the server's diagnostics, and try again.",
+                Fault::Failed | Fault::Usage | Fault::Cancelled => "Look at the message above.",
+            },
             Self::Protocol { .. } => "Check that --server names a Cutwater server.",
         }
     }

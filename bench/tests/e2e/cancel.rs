@@ -259,14 +259,18 @@ fn a_signal_stops_a_verification_at_a_server() {
 }
 
 /// A snapshot in an S3 store, and how commands reach it.
-struct InS3 {
-    s3: S3Server,
-    dir: tempfile::TempDir,
-    id: String,
+pub struct InS3 {
+    /// The store.
+    pub s3: S3Server,
+    /// Where directories and files lie.
+    pub dir: tempfile::TempDir,
+    /// The snapshot.
+    pub id: String,
 }
 
 impl InS3 {
-    fn new() -> Self {
+    /// A server was filled, its snapshot went up, and it has stopped.
+    pub fn new() -> Self {
         let (s3, dir) = (S3Server::start(), tempfile::tempdir().unwrap());
         let config = format!(
             "s3-endpoint = \"{}\"\ns3-region = \"us-east-1\"\ns3-allow-http = true\n\
@@ -289,7 +293,15 @@ impl InS3 {
         }
         let address = server.address().to_string();
         let create = ["snapshot", "create", "--wait-upload", "--server", &address];
-        let created = server::subcommand(&create).unwrap();
+        // The archive's base may be under way.
+        let mut created = server::subcommand(&create).unwrap();
+        wait_until("it is not busy", || {
+            let is_busy = created.status.code() == Some(6);
+            if is_busy {
+                created = server::subcommand(&create).unwrap();
+            }
+            !is_busy
+        });
         let printed = String::from_utf8(created.stdout).unwrap();
         assert!(printed.contains("\nremote      uploaded"), "{printed}");
         let id = printed.lines().nth(1).unwrap().trim_start_matches("id").trim().to_owned();
@@ -300,11 +312,12 @@ impl InS3 {
     const URL: &str = "s3://bucket/backups";
 
     /// A command with the store's arguments.
-    fn command<'a>(&'a self, words: &[&'a str], config: &'a str) -> Vec<&'a str> {
+    pub fn command<'a>(&'a self, words: &[&'a str], config: &'a str) -> Vec<&'a str> {
         [words, &["--store", Self::URL, "--config", config]].concat()
     }
 
-    fn config(&self) -> String {
+    /// The file that says where the store is, and with which keys.
+    pub fn config(&self) -> String {
         self.dir.path().join("cutwater.toml").display().to_string()
     }
 }

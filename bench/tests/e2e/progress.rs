@@ -2,11 +2,13 @@
 //! the result on standard output either way.
 
 use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cutwater_bench::server::{self, ServerOptions};
 use cutwater_bench::tools;
 
+use crate::cancel::InS3;
 use crate::support::serve;
 
 /// How long a command may take.
@@ -91,4 +93,30 @@ fn a_snapshot_and_a_verification_at_a_server() {
     // What is left when the bar is gone is the result.
     assert!(printed.contains("created snapshot"), "{printed:?}");
     check_bar(&on_terminal(&verify), &format!("verifying snapshot {id}"));
+}
+
+#[test]
+fn a_verification_and_a_restore_out_of_a_slow_store() {
+    if server::is_stand_in() {
+        return;
+    }
+    let store = InS3::new();
+    let config = store.config();
+    store.s3.behaviour().delay_ms.store(1_000, Ordering::SeqCst);
+    let words = ["snapshot", "verify", &store.id];
+    let (_, progress) = plain(&store.command(&words[..], &config));
+    check_lines(&progress, &format!("verifying snapshot {}: ", store.id));
+    let into = |name: &str| store.dir.path().join(name).display().to_string();
+    let (first, second) = (into("first"), into("second"));
+    let words = ["restore", "--snapshot", &store.id, "--into", &first];
+    let (restored, progress) = plain(&store.command(&words[..], &config));
+    check_lines(&progress, "reading snapshots: ");
+    assert!(restored.starts_with(&format!("restored snapshot {}", store.id)), "{restored}");
+    let name = "a_verification_and_a_restore_out_of_a_slow_store";
+    if tools::available(name, &[tools::Tool::Python]) {
+        let words = ["restore", "--snapshot", &store.id, "--into", &second];
+        let printed = on_terminal(&store.command(&words[..], &config));
+        check_bar(&printed, "reading snapshots");
+        assert!(printed.contains("restored snapshot"), "{printed:?}");
+    }
 }

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 /// After this part of the entries, one in so many, the bytes written so far tell more of the total
 /// than the memory that the keys occupy.
 const TELLING_SHARE: u64 = 50;
+/// So few entries tell nothing: one large value may be all there is.
+const TELLING_ENTRIES: u64 = 1_000;
 
 /// One snapshot that is being taken, or one that is being read.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl Work {
     /// The bytes in all: first from the memory that the keys occupy, then from what those that are
     /// done came to.
     fn estimate_bytes(&self, done_bytes: u64, done_entries: u64, entries: u64) -> u64 {
-        let is_telling = done_entries > 0 && done_entries >= entries / TELLING_SHARE;
+        let is_telling = done_entries >= TELLING_ENTRIES.max(entries) / TELLING_SHARE;
         let estimate = match is_telling {
             true => {
                 let share = entries.max(done_entries) as f64 / done_entries as f64;
@@ -150,6 +152,10 @@ mod tests {
         assert_eq!(expected(&work), Some(101_000));
         assert_eq!(work.progress().expected_entries, Some(2_000));
         assert_eq!(expected(&Work::new(Some(0), 64)), Some(64));
+        // One large value, of which a part is written.
+        let work = Work::new(Some(1), 6_000);
+        work.add(1_000, 1);
+        assert_eq!(expected(&work), Some(6_000));
     }
 
     #[test]
