@@ -174,6 +174,10 @@ fn read_line(from: &mut impl BufRead) -> io::Result<String> {
         return Err(invalid(format!("a line without its end: {line:?}")));
     }
     line.truncate(line.len() - 2);
+    if line.first() == Some(&b'-') {
+        // Redis repeats foreign bytes in an error as they came; Cutwater replaces what is no text.
+        return Ok(String::from_utf8_lossy(&line).into_owned());
+    }
     String::from_utf8(line).map_err(|error| invalid(error.to_string()))
 }
 

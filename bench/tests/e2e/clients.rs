@@ -9,6 +9,8 @@ use cutwater_bench::process::ServerProcess;
 use cutwater_bench::server::{self, ServerOptions};
 use cutwater_bench::tools::{self, Tool};
 
+use crate::support::fill;
+
 const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Starts a server in a folder that goes when the guard goes.
@@ -68,10 +70,50 @@ fn redis_benchmark_as_a_cluster_needs_no_forwarding() {
     }
     let (_dir, server) = serve(true);
     benchmark(&server, &["--cluster", "-P", "16"], &["SET", "GET"]);
+    assert_nothing_was_forwarded(&server);
+}
+
+/// Every command came to the shard that owns its key.
+fn assert_nothing_was_forwarded(server: &ServerProcess) {
     let info = server.client().unwrap().call(&["INFO"]).unwrap();
     let info = String::from_utf8_lossy(info.bytes().unwrap()).into_owned();
     let forwarded = info.lines().find(|line| line.starts_with("commands_forwarded:"));
     assert_eq!(forwarded, Some("commands_forwarded:0"), "of {info}");
+}
+
+/// redis-cli as people use it: one command, a line typed into it, and its own modes.
+#[test]
+fn redis_cli() {
+    if !tools::available("redis_cli", &[Tool::RedisCli]) {
+        return;
+    }
+    let (_dir, server) = serve(true);
+    let port = server.address().port().to_string();
+    let cli = |arguments: &[&str]| run("redis-cli", &[&["-p", &port], arguments].concat());
+    fill(&mut server.client().unwrap(), "key", 1_000);
+    assert_eq!(cli(&["set", "big", &"x".repeat(5_000)]), "OK\n");
+    for arguments in [&["--scan"][..], &["--scan", "--pattern", "key:*", "--count", "100"]] {
+        let printed = cli(arguments);
+        let mut keys: Vec<&str> = printed.lines().filter(|key| *key != "big").collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 1_000, "{arguments:?}");
+    }
+    let printed = cli(&["--bigkeys"]);
+    assert!(printed.contains("Biggest string found '\"big\"' has 5000 bytes"), "{printed}");
+    assert!(printed.contains("Sampled 1001 keys in the keyspace!"), "{printed}");
+    let printed = cli(&["--raw", "--latency", "-i", "1"]);
+    assert_eq!(printed.split_whitespace().count(), 4, "{printed}");
+    // With cluster mode on, and as a cluster's tool.
+    for n in 0..20 {
+        assert_eq!(cli(&["-c", "incr", &format!("counter:{n}")]), "1\n");
+    }
+    if !server::is_stand_in() {
+        let address = server.address().to_string();
+        let printed = run("redis-cli", &["--cluster", "check", &address]);
+        assert!(printed.contains("[OK] All 16384 slots covered."), "{printed}");
+    }
+    assert!(cli(&["-3", "hello"]).contains("proto 3") || cli(&["-3", "hello"]).contains("proto"));
 }
 
 fn python(name: &str, script: &str, cluster: bool) {
@@ -81,6 +123,9 @@ fn python(name: &str, script: &str, cluster: bool) {
     let (_dir, server) = serve(cluster);
     let port = server.address().port().to_string();
     assert!(run("python3", &["-c", script, &port]).ends_with("done\n"));
+    if cluster && !server::is_stand_in() {
+        assert_nothing_was_forwarded(&server);
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument as _;
 
 use super::archive::ArchiveStatus;
 use super::job::{self, BASE_DUE, CHECKPOINT, Form};
@@ -252,10 +253,12 @@ impl Actor {
         }
         let id = claimant.next_id();
         tracing::info!(snapshot = id.0, "snapshot begins");
-        let handle = tokio::spawn(async move {
+        let span = tracing::info_span!("snapshot", id = id.0, lsn = tracing::field::Empty);
+        let take = async move {
             let result = job::take(&engine, &mut claimant, &form, reason, &job_work).await;
             (claimant, result)
-        });
+        };
+        let handle = tokio::spawn(take.instrument(span));
         let since_us = wall_micros();
         let (client, reply, cancellers) = (None, None, Vec::new());
         self.job.insert(Job { id, handle, work, client, since_us, reply, cancellers })

@@ -19,6 +19,7 @@ use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::upload::Throttle;
 use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::message::CoordinatorError;
 use super::work::Work;
@@ -64,6 +65,7 @@ pub async fn take(
     let mut spec = SnapshotSpec::base(streams.begin_lsn, cores, uuid, wall_micros());
     spec.reason = reason.map(str::to_owned);
     spec.compression = form.compression;
+    tracing::Span::current().record("lsn", streams.begin_lsn.0);
     let writer = SnapshotWriter::begin(claimant, spec, &form.keys).await?;
     let throttle = Arc::new(Throttle::new(form.limit_bytes_per_s));
     match write_parts(&writer, streams.parts, &throttle, work).await {
@@ -92,7 +94,10 @@ async fn write_parts(
     let mut tasks = JoinSet::new();
     for part in parts {
         let core = writer.core(part.log.shard);
-        tasks.spawn(write_part(core, part, Arc::clone(throttle), Arc::clone(work)));
+        let (shard, id, lsn) = (part.log.shard.0, writer.name().id.0, part.watermark.0);
+        let span = tracing::info_span!("snapshot", shard, id, lsn);
+        tasks
+            .spawn(write_part(core, part, Arc::clone(throttle), Arc::clone(work)).instrument(span));
     }
     let finished = tokio::select! {
         finished = join_parts(&mut tasks) => finished,
@@ -133,6 +138,7 @@ async fn write_part(
             }
             PartEvent::End { tail, .. } => {
                 write_tail(&mut core, &tail).await?;
+                tracing::debug!("the part is written");
                 let point = PartPoint {
                     watermark: part.watermark,
                     log_id: part.log,

@@ -132,15 +132,8 @@ impl KindFilter {
 
 /// KEYS pattern, of this shard.
 pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Outcome {
-    let pattern = &args[1];
-    let all = glob::matches_all(pattern);
     let mut found = Found::default();
-    for_each_batch(context, Slot(0), |entry| {
-        if context.is_live(entry) && (all || glob::matches(pattern, entry.key())) {
-            found.push(entry.key());
-        }
-        true
-    });
+    found.keys(context, &args[1], |_| true);
     found.reply(reply);
     Ok(())
 }
@@ -199,7 +192,7 @@ fn for_each_batch(context: &Context<'_>, from: Slot, mut f: impl FnMut(EntryView
 
 /// Keys as elements of a reply whose number is not known before.
 #[derive(Default)]
-struct Found {
+pub(crate) struct Found {
     encoded: Vec<u8>,
     count: usize,
 }
@@ -210,7 +203,24 @@ impl Found {
         self.count += 1;
     }
 
-    fn reply(&self, reply: &mut Reply<'_>) {
+    /// Adds the keys that a pattern and `accept` let through.
+    pub(crate) fn keys(
+        &mut self,
+        context: &Context<'_>,
+        pattern: &[u8],
+        accept: impl Fn(&[u8]) -> bool,
+    ) {
+        let all = glob::matches_all(pattern);
+        for_each_batch(context, Slot(0), |entry| {
+            let key = entry.key();
+            if context.is_live(entry) && (all || glob::matches(pattern, key)) && accept(key) {
+                self.push(key);
+            }
+            true
+        });
+    }
+
+    pub(crate) fn reply(&self, reply: &mut Reply<'_>) {
         reply.array(self.count);
         reply.raw(&self.encoded);
     }

@@ -5,6 +5,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tracing::field::Empty;
+
 use crate::log::{LogError, Record, Recovery, ResolvedLog};
 use crate::net::InboxSender;
 use crate::shard::load::Division;
@@ -55,12 +57,16 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`OpenError::Image`]: the shards hold rubbish now, and have to be given up.
     pub fn image(&self, image: &dyn ImageSource, with_tail: bool) -> Result<(), OpenError> {
-        let layers = image.layers();
+        let (layers, span) = (image.layers(), tracing::Span::current());
         for layer in 0..layers {
             let parts: Vec<usize> = (0..image.parts(layer)).collect();
             let with_tail = with_tail || layer + 1 < layers;
             let result = self.side_by_side(&parts, |part, sink| {
+                let (id, lsn) = (image.name(), image.end_lsn().0);
+                let _recovery =
+                    tracing::info_span!(parent: &span, "recovery", shard = part, id, lsn).entered();
                 let add = &mut |ops: &[u8]| sink.add(ops).map_err(LoadFailure::text);
+                tracing::debug!(layer, "a part of the image is read");
                 image.read(layer, *part, with_tail, add).map_err(LoadFailure::Other)
             });
             let (name, failed) = (image.name(), LoadFailure::text);
@@ -84,8 +90,20 @@ impl<'a> Loader<'a> {
     }
 
     fn logs_of_start(&self, recovery: &Recovery, logs: &[ResolvedLog]) -> Result<(), OpenError> {
-        let result = self.side_by_side(logs, |log, sink| {
-            recovery.replay(log.log, Lsn::ZERO, &mut |record: &Record<'_>| sink.add(record.ops))
+        let span = tracing::Span::current();
+        let result = self.side_by_side(logs, |ResolvedLog { log, .. }, sink| {
+            let shard = log.shard.0;
+            let recovery_span =
+                tracing::info_span!(parent: &span, "recovery", shard, id = %log, lsn = Empty);
+            let _recovery = recovery_span.enter();
+            let mut lsn = Lsn::ZERO;
+            recovery.replay(*log, Lsn::ZERO, &mut |record: &Record<'_>| {
+                lsn = record.lsn;
+                sink.add(record.ops)
+            })?;
+            recovery_span.record("lsn", lsn.0);
+            tracing::debug!("the log is replayed");
+            Ok(())
         });
         result.map_err(|failure| match failure {
             LoadFailure::Log(error) => error.into(),

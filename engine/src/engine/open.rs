@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tracing::field::Empty;
+
 use crate::clock::{TimeSource, wall_micros};
 use crate::log::{FileDisk, LogDisk, LogWriter, NewStart, Recovery, SegmentIndex, WriterConfig};
 use crate::net::{Doorbell, Inbox, InboxSender, Mesh, listen, preflight};
@@ -102,7 +104,10 @@ fn open_from(
     image: Option<&dyn ImageSource>,
     published: Lsn,
 ) -> Result<Engine, OpenError> {
+    let span = tracing::info_span!("boot", shards = config.shards, id = Empty, lsn = Empty);
+    let _boot = span.enter();
     let ground = prepare(config, image, published)?;
+    span.record("id", ground.start.0).record("lsn", ground.floor.0);
     let time = Arc::new(TimeSource::starting_above(ground.floor));
     let shared = Arc::new(share(config)?);
     let mut parts = Parts::new(config.shards)?;

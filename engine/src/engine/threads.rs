@@ -13,7 +13,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::net::Doorbell;
 use crate::shard::shared::Shared;
-use crate::types::ShardId;
+use crate::types::{LogId, ShardId};
 
 use super::error::{Failure, FailureCell, FailureReason, OpenError};
 use super::provider::Provider;
@@ -166,7 +166,12 @@ fn execute(
         .make()
         .map_err(|error| FailureReason::Executor(error.to_string()))?;
     executor.run(async move {
-        let mut shell = Shell::new(setup)?;
+        let (id, lsn) = (LogId { start: setup.core.start, shard }, setup.core.floor.0);
+        let mut shell = tracing::info_span!("boot", shard = shard.0, %id, lsn).in_scope(|| {
+            let shell = Shell::new(setup);
+            tracing::debug!("the shard is ready to load");
+            shell
+        })?;
         if let Err(reason) = caught(shell.run()).await {
             alarm.raise(shard, reason);
         }

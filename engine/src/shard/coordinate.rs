@@ -111,11 +111,8 @@ impl Coordination {
 impl ShardCore {
     /// Begins a transaction of a connection, which is blocked until it is over.
     pub(super) fn coordinate(&mut self, connection: &mut Connection, calls: Vec<Call>, exec: bool) {
-        let random = {
-            let random = self.next_random();
-            self.shared.shard_by_keys(random)
-        };
-        let mut script = Script::new(calls, self.shared.slots, random);
+        let slots = self.shared.slots;
+        let mut script = Script::new(calls, slots, |call| self.random_shard(call.spec.id, call.db));
         let mut claims = script.claims(self.shared.slots);
         let mut watched: BTreeMap<ShardId, Vec<WatchedKey>> = BTreeMap::new();
         if exec {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use crate::command::table::{CommandFlags, CommandId, CommandSpec, ResolveError, resolve};
 use crate::resp::{Args, Reply};
-use crate::types::ShardId;
+use crate::types::{DbIndex, ShardId};
 
 use super::connection::{Connection, Queued};
 use super::coordinate::exec_abort;
@@ -72,7 +72,8 @@ impl ShardCore {
         let place = if connection.own_port && is_per_node(spec.id) {
             Place::One(self.id)
         } else {
-            place(spec, args, self.shared.slots, self.random_shard(spec.id))
+            let random = self.random_shard(spec.id, connection.session.db);
+            place(spec, args, self.shared.slots, random)
         };
         match place {
             Place::One(owner) if owner == self.id => {
@@ -219,13 +220,13 @@ impl ShardCore {
         });
     }
 
-    /// A shard that has keys, for RANDOMKEY: chosen by how many.
-    fn random_shard(&mut self, id: CommandId) -> ShardId {
+    /// A shard that has keys of a database, for RANDOMKEY: chosen by how many.
+    pub(super) fn random_shard(&mut self, id: CommandId, db: DbIndex) -> ShardId {
         if id != CommandId::RandomKey {
             return self.id;
         }
         let random = self.next_random();
-        self.shared.shard_by_keys(random)
+        self.shared.shard_by_keys(db, random)
     }
 
     /// A random number that the seed determines (splitmix64).

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::command::scan::Found;
 use crate::command::table::{CommandId, KeyRange};
 use crate::command::{self, Context};
 use crate::entry::Op;
@@ -18,7 +19,7 @@ use crate::types::{DbIndex, Fsync, LogId, Lsn, Position, TxnId};
 use super::core::ShardCore;
 use super::intent::{DbKey, Outcome, Ticket};
 use super::journal::Part;
-use super::message::{Call, Found, Granted, Intend, Mail, Refusal, Task, TaskResult};
+use super::message::{self, Call, Granted, Intend, Mail, Refusal, Task, TaskResult};
 
 /// The transactions that this shard takes part in.
 #[derive(Debug, Default)]
@@ -107,7 +108,11 @@ impl ShardCore {
             shard: self.id,
             clock: Lsn::ZERO,
             refusal: Some(Refusal::NoRoom),
-            found: Found { at_ms: 0, reads_until_ms: u64::MAX, watched_until_ms: u64::MAX },
+            found: message::Found {
+                at_ms: 0,
+                reads_until_ms: u64::MAX,
+                watched_until_ms: u64::MAX,
+            },
             results: Vec::new(),
         };
         self.post(ticket.shard, Mail::Granted(Box::new(granted)));
@@ -125,7 +130,7 @@ impl ShardCore {
         // How long a key will live is true at one instant only.
         let reads_limit_ms = if reads.iter().any(is_time) { now_ms + 1 } else { u64::MAX };
         let existed = watched.iter().filter(|watched| watched.existed);
-        let found = Found {
+        let found = message::Found {
             at_ms: now_ms,
             reads_until_ms: self
                 .first_expiry_ms(read_keys.filter(|_| has_read), now_ms)
@@ -197,6 +202,12 @@ impl ShardCore {
                     Reply::new(&mut reply, version).integer(size as i64);
                     TaskResult::Reply(reply)
                 }
+                Task::Call(call) if call.spec.id == CommandId::Keys => {
+                    let mut reply = Vec::new();
+                    self.keys_within(&mut scratch, &participation, &call, now_ms)
+                        .reply(&mut Reply::new(&mut reply, version));
+                    TaskResult::Reply(reply)
+                }
                 task => self.execute_task(&mut scratch, task, version, now_ms),
             })
             .collect();
@@ -225,10 +236,10 @@ impl ShardCore {
         apply_ops(scratch, &participation.ops);
     }
 
-    /// The keys of a database as a transaction sees them: with what it has changed so far, which
+    /// How many keys a database has as a transaction sees it: with what it has changed so far, which
     /// is in `scratch` and nowhere else.
     fn size_within(&self, scratch: &Keyspace, part: &Participation, db: DbIndex) -> u64 {
-        if clears(&part.ops, db) || clears(&self.changes.ops, db) {
+        if self.has_cleared(part, db) {
             return scratch.len(db);
         }
         let held: HashSet<&DbKey> = part.keys.iter().filter(|key| key.db == db).collect();
@@ -236,6 +247,30 @@ impl ShardCore {
             |key: &&&DbKey| self.keyspace.get(&self.keyspace.key(db, &key.key)).is_some();
         let copied = held.iter().filter(is_there).count();
         self.keyspace.len(db) + scratch.len(db) - copied as u64
+    }
+
+    /// The same for KEYS.
+    fn keys_within(
+        &mut self,
+        scratch: &mut Keyspace,
+        part: &Participation,
+        call: &Call,
+        now_ms: u64,
+    ) -> Found {
+        let (db, args) = (call.db, call.args.as_args());
+        let mut found = Found::default();
+        if !self.has_cleared(part, db) {
+            let held = part.keys.iter().filter(|key| key.db == db).map(|key| &*key.key);
+            let held: HashSet<&[u8]> = held.collect();
+            let context = Context::new(db, now_ms, &mut self.keyspace, &mut self.changes);
+            found.keys(&context, &args[1], |key| !held.contains(key));
+        }
+        found.keys(&Context::new(db, now_ms, scratch, &mut self.changes), &args[1], |_| true);
+        found
+    }
+
+    fn has_cleared(&self, part: &Participation, db: DbIndex) -> bool {
+        clears(&part.ops, db) || clears(&self.changes.ops, db)
     }
 
     fn execute_task(
@@ -247,7 +282,7 @@ impl ShardCore {
     ) -> TaskResult {
         match task {
             Task::Call(call) if call.spec.keys == KeyRange::NONE && !is_flush(&call) => {
-                // KEYS, SCAN, RANDOMKEY observe the shard, not the transaction.
+                // SCAN and RANDOMKEY observe the shard, not the transaction.
                 let changes = std::mem::take(&mut self.changes);
                 let (reply, _) = self.perform_read(&call, version, now_ms);
                 self.changes = changes;

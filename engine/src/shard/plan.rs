@@ -120,10 +120,11 @@ struct Transfer {
 }
 
 impl Script {
-    /// A script of commands. Those without keys are left to [`Self::answer_rest`].
-    pub fn new(calls: Vec<Call>, slots: SlotMap, random: ShardId) -> Self {
+    /// A script of commands. Those without keys are left to [`Self::answer_rest`]; `random` chooses
+    /// the shard of RANDOMKEY.
+    pub fn new(calls: Vec<Call>, slots: SlotMap, mut random: impl FnMut(&Call) -> ShardId) -> Self {
         let steps = calls.into_iter().map(|call| {
-            let shape = shape(&call, slots, random);
+            let shape = shape(&call, slots, random(&call));
             let reply = matches!(shape, Shape::Answered).then(Vec::new);
             Step { call, shape, stage: 0, reply }
         });

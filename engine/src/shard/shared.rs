@@ -8,7 +8,7 @@ use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard
 use std::time::Duration;
 
 use crate::slot::SlotMap;
-use crate::types::{DATABASE_COUNT, Fsync, ShardId};
+use crate::types::{DATABASE_COUNT, DbIndex, Fsync, ShardId};
 
 /// What is shared.
 #[derive(Debug)]
@@ -279,15 +279,16 @@ impl Shared {
         self.next_client_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A shard, chosen by its share of the keys.
-    pub fn shard_by_keys(&self, random: u64) -> ShardId {
-        let total: u64 = self.stats.iter().map(ShardStats::total_keys).sum();
+    /// A shard, chosen by its share of a database's keys.
+    pub fn shard_by_keys(&self, db: DbIndex, random: u64) -> ShardId {
+        let keys = |stats: &ShardStats| stats.keys[usize::from(db.0)].load(Ordering::Relaxed);
+        let total: u64 = self.stats.iter().map(keys).sum();
         if total == 0 {
             return ShardId(0);
         }
         let mut rest = random % total;
         for (shard, stats) in self.stats.iter().enumerate() {
-            let keys = stats.total_keys();
+            let keys = keys(stats);
             if rest < keys {
                 return ShardId(shard as u16);
             }

@@ -80,16 +80,28 @@ static PARAMETERS: &[Parameter] = &[
     fixed("unixsocket", ""),
 ];
 
-/// CONFIG GET parameter \[parameter ...\]: a map of all that any pattern matches.
+/// CONFIG GET parameter \[parameter ...\]: a map of all that any pattern matches. As in Redis, who
+/// asks for a name gets it back as it was spelled.
 pub(super) fn get(shared: &Shared, args: Args<'_>, reply: &mut Reply<'_>) {
-    let patterns: Vec<Vec<u8>> = args.skip(2).iter().map(<[u8]>::to_ascii_lowercase).collect();
-    let is_asked = |parameter: &&Parameter| {
-        patterns.iter().any(|pattern| glob::matches(pattern, parameter.name.as_bytes()))
-    };
-    let found: Vec<&Parameter> = PARAMETERS.iter().filter(is_asked).collect();
+    let mut found: Vec<(&[u8], &Parameter)> = Vec::new();
+    for asked in args.skip(2).iter() {
+        let is_pattern = asked.iter().any(|byte| b"*?[".contains(byte));
+        let lowercase = asked.to_ascii_lowercase();
+        for parameter in PARAMETERS {
+            let name = parameter.name.as_bytes();
+            let shown = match is_pattern {
+                true if glob::matches(&lowercase, name) => name,
+                false if lowercase == name => asked,
+                _ => continue,
+            };
+            if !found.iter().any(|(other, _)| *other == shown) {
+                found.push((shown, parameter));
+            }
+        }
+    }
     reply.map(found.len());
-    for parameter in found {
-        reply.bulk(parameter.name.as_bytes());
+    for (name, parameter) in found {
+        reply.bulk(name);
         reply.bulk(&parameter.get(shared));
     }
 }
