@@ -31,9 +31,15 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
     let word = |index| args.get(index).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
     let (name, subcommand) = (word(0), word(1));
     match (name.as_slice(), subcommand.as_slice()) {
-        (b"shutdown", _) => {
-            reply.silently();
-            shutdown.send_replace(true);
+        (b"shutdown", _) => match refuse_shutdown(args) {
+            Some(text) => reply.reply(|reply| reply.error(text)),
+            None => {
+                reply.silently();
+                shutdown.send_replace(true);
+            }
+        },
+        (b"bgsave", option) if !matches!(option, b"" | b"schedule") || args.len() > 2 => {
+            reply.reply(|reply| reply.error(SYNTAX));
         }
         (b"bgsave", _) => match begin_in_background(&handle).await {
             Ok(()) => reply.reply(|reply| reply.simple("Background saving started")),
@@ -107,6 +113,22 @@ async fn cancel(args: Args<'_>, handle: &Handle, reply: AdminReplier) {
         Ok(number) => reply.reply(|reply| integer(reply, number)),
         Err(error) => reply.reply(|reply| refuse(reply, &error)),
     }
+}
+
+const SYNTAX: &str = "ERR syntax error";
+
+/// Why a SHUTDOWN is none. Its options change nothing, for a stop never loses anything; but ABORT
+/// asks for the contrary.
+fn refuse_shutdown(args: Args<'_>) -> Option<&'static str> {
+    let is = |word: &[u8], known: &str| word.eq_ignore_ascii_case(known.as_bytes());
+    if args.len() == 2 && is(&args[1], "ABORT") {
+        return Some("ERR No shutdown in progress.");
+    }
+    let known =
+        |word: &[u8]| ["NOSAVE", "SAVE", "NOW", "FORCE"].iter().any(|known| is(word, known));
+    let options = args.skip(1);
+    let both = ["SAVE", "NOSAVE"].iter().all(|known| options.iter().any(|word| is(word, known)));
+    (both || !options.iter().all(known)).then_some(SYNTAX)
 }
 
 async fn with_id(

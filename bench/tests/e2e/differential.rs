@@ -10,6 +10,7 @@ mod lines;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use cutwater_bench::client::{self, Client};
 use cutwater_bench::peer::{self, PeerOptions};
@@ -71,6 +72,40 @@ fn replies_are_those_of_redis() {
     }
     let (count, list) = (failures.len(), failures[..failures.len().min(SHOWN)].join("\n"));
     assert_eq!(count, 0, "{count} of {} rounds differ:\n{list}", 2 * (seeds.end - seeds.start));
+}
+
+/// CLUSTER, with what is in the slots, and its errors: the same lines to a cluster of one node.
+#[test]
+fn slots_are_those_of_a_redis_cluster() {
+    if server::is_stand_in() || !tools::available("differential_cluster", &[Tool::Valkey]) {
+        return;
+    }
+    let (dir, appendfsync) = (tempfile::tempdir().unwrap(), None);
+    let (peer, more) = (dir.path().join("peer"), Vec::new());
+    let peer = peer::start(&PeerOptions { dir: peer, appendfsync, cluster: true, more }).unwrap();
+    let mut options = ServerOptions::new(dir.path().join("subject"));
+    (options.shards, options.fsync) = (3, None);
+    let subject = options.start().unwrap();
+    let mut clients = [&subject, &peer].map(|server| server.client().unwrap());
+    wait_for_cluster(&mut clients[1]);
+    for line in lines::cluster() {
+        let [got, wanted] = clients.each_mut().map(|client| client.call(&line).unwrap());
+        let words: Vec<String> = line.iter().map(|word| quoted(word)).collect();
+        assert_eq!(sorted(&got), sorted(&wanted), "{}", words.join(" "));
+    }
+}
+
+/// A node that was just given its slots needs a moment until it serves them.
+fn wait_for_cluster(client: &mut Client) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let info = client.call(&["CLUSTER", "INFO"]).unwrap();
+        if String::from_utf8_lossy(info.bytes().unwrap()).contains("cluster_state:ok") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{info}");
+        std::thread::yield_now();
+    }
 }
 
 /// One connection to each server.

@@ -22,6 +22,7 @@ mod point_in_time;
 mod progress;
 #[path = "../../../snapshot/tests/common/s3.rs"]
 mod s3;
+mod snapshot_commands;
 mod snapshot_consistency;
 mod stops;
 mod support;

@@ -28,6 +28,47 @@ fn what_cannot_be_served_is_said() {
 }
 
 #[test]
+fn data_is_not_served_without_its_log() {
+    if server::is_stand_in() {
+        return;
+    }
+    let (dir, mut server) = serve(|_| {});
+    fill(&mut server.client().unwrap(), "key", 10);
+    server.terminate().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let error = refused(&["serve", "--no-log", "--data-dir", &data, "--port", "0"], 1);
+    let expected = format!("error: no-log is set, but the data directory {data} holds data (");
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(error.contains("Start without --no-log to serve that data"), "{error}");
+    server.restart().unwrap();
+    assert_eq!(size(&mut server.client().unwrap()), 10);
+}
+
+/// In the file: what is wrong, where it stands, and what would be right.
+#[test]
+fn a_bad_configuration_file_is_said_line_by_line() {
+    if server::is_stand_in() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cutwater.toml");
+    const PORTS: &str = "Allowed: a port from 1 to 65535";
+    for (text, what, line, next) in [
+        ("port = 7000\nprot = 1\n", "unknown setting \"prot\"", 2, "Did you mean \"port\"?"),
+        ("fsync = \"sometimes\"\n", "bad value \"sometimes\" for fsync", 1, "Allowed: always,"),
+        ("shards = 2\n\nport = 70000\n", "bad value \"70000\" for port", 3, PORTS),
+        ("port 7000\n", "not valid TOML", 1, "Write one setting a line"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = refused(&["serve", "--config", &path.display().to_string()], 2);
+        for part in [what, &format!("cutwater.toml:{line})"), next] {
+            assert!(error.contains(part), "{text:?}: {part:?} is not in {error}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing but the file");
+}
+
+#[test]
 fn what_cannot_be_restored_is_said_and_leaves_nothing() {
     if server::is_stand_in() {
         return;

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,6 +60,16 @@ fn ends_under_load(end: impl FnOnce(&mut cutwater_bench::process::ServerProcess)
 #[test]
 fn sigterm_under_load_loses_nothing() {
     ends_under_load(|server| server.terminate().unwrap());
+}
+
+/// As a terminal sends it.
+#[test]
+fn sigint_under_load_loses_nothing() {
+    ends_under_load(|server| {
+        let pid = server.pid().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(server.wait(END_LIMIT).unwrap().success() || server::is_stand_in());
+    });
 }
 
 #[test]

@@ -217,7 +217,10 @@ fn share(config: &EngineConfig) -> Result<Shared, OpenError> {
         run_id,
         node_name: config.node_name.clone(),
         announce_host: config.announce_host.clone(),
-        data_dir: config.data_dir.as_ref().map(|dir| dir.display().to_string()),
+        data_dir: config.data_dir.as_ref().map(|dir| {
+            // As a tool in another folder needs it.
+            std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string()
+        }),
         fsync: config.fsync,
         log: config.log,
         started_at_micros: wall_micros(),

@@ -405,3 +405,46 @@ fn client_kill(w: Words<'_>) -> Words<'_> {
     ];
     w.word("client kill").perhaps(100, &conditions)
 }
+
+/// Lines about slots: tags, the keys of a slot, and arguments that are none.
+pub fn cluster() -> Vec<Line> {
+    const TAGS: &[&str] = &[
+        "",
+        "a",
+        "{",
+        "{}",
+        "{}x",
+        "{a}",
+        "x{a}y",
+        "{a}{b}",
+        "{{a}}",
+        "a}b{c",
+        "\0",
+        "foo{}{bar}",
+        "foo{{bar}}zap",
+        "{user1000}.x",
+        "{a",
+        "a}",
+    ];
+    const SLOTS: &[&str] =
+        &["0", "15495", "16287", "16383", "16384", "-1", "x", "", "99999999999", "+1", "1.0"];
+    const COUNTS: &[&str] = &["0", "1", "10", "-1", "x", ""];
+    let line =
+        |words: &[&str]| -> Line { words.iter().map(|word| word.as_bytes().to_vec()).collect() };
+    let mut lines: Vec<Line> = TAGS.iter().map(|key| line(&["CLUSTER", "KEYSLOT", key])).collect();
+    // In the slots 15495, 3300 and 16287.
+    lines.extend(["a", "b", "{x}1"].map(|key| line(&["SET", key, "1"])));
+    for slot in SLOTS {
+        lines.push(line(&["CLUSTER", "COUNTKEYSINSLOT", slot]));
+        let of_slot = COUNTS.iter().map(|count| line(&["CLUSTER", "GETKEYSINSLOT", slot, count]));
+        lines.extend(of_slot);
+    }
+    for subcommand in ["KEYSLOT", "COUNTKEYSINSLOT", "nosuch", ""] {
+        lines.push(line(&["CLUSTER", subcommand]));
+    }
+    for subcommand in ["MYID", "INFO", "SLOTS", "NODES", "SHARDS", "GETKEYSINSLOT"] {
+        lines.push(line(&["CLUSTER", subcommand, "1"]));
+    }
+    lines.push(line(&["CLUSTER"]));
+    lines
+}
