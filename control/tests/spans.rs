@@ -3,21 +3,30 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use cutwater_control::{Database, DatabaseConfig};
+use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 
 /// The fields of a span, as text.
 type Fields = BTreeMap<&'static str, String>;
 
 /// Remembers all spans of this process.
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(&'static str, Fields)>>>);
+struct Spans(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    spans: Vec<(&'static str, Fields)>,
+    /// Where the one with this id is; a closed span's id is used again.
+    places: HashMap<u64, usize>,
+}
 
 struct Text<'f>(&'f mut Fields);
 
@@ -27,35 +36,28 @@ impl Visit for Text<'_> {
     }
 }
 
-impl Subscriber for Spans {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("cutwater") && metadata.is_span()
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
+impl<S: Subscriber> Layer<S> for Spans {
+    fn on_new_span(&self, span: &Attributes<'_>, id: &Id, _: Context<'_, S>) {
         let mut fields = Fields::new();
         span.record(&mut Text(&mut fields));
-        let mut spans = self.0.lock().unwrap();
-        spans.push((span.metadata().name(), fields));
-        Id::from_u64(spans.len() as u64)
+        let mut seen = self.0.lock().unwrap();
+        let place = seen.spans.len();
+        seen.places.insert(id.into_u64(), place);
+        seen.spans.push((span.metadata().name(), fields));
     }
 
-    fn record(&self, span: &Id, values: &Record<'_>) {
-        let fields = &mut self.0.lock().unwrap()[span.into_u64() as usize - 1].1;
-        values.record(&mut Text(fields));
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        let mut seen = self.0.lock().unwrap();
+        let place = seen.places[&id.into_u64()];
+        values.record(&mut Text(&mut seen.spans[place].1));
     }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
 
 impl Spans {
     /// The spans of a name so far.
     fn of(&self, name: &str) -> Vec<Fields> {
-        let spans = self.0.lock().unwrap();
-        spans.iter().filter(|(it, _)| *it == name).map(|(_, fields)| fields.clone()).collect()
+        let seen = self.0.lock().unwrap();
+        seen.spans.iter().filter(|(it, _)| *it == name).map(|(_, fields)| fields.clone()).collect()
     }
 }
 
@@ -74,7 +76,8 @@ fn assert_complete(found: &[Fields], shards: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn boots_recoveries_and_snapshots_are_spans() {
     let spans = Spans::default();
-    tracing::subscriber::set_global_default(spans.clone()).unwrap();
+    let subscriber = tracing_subscriber::registry().with(spans.clone());
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = || {
         let mut config = DatabaseConfig::directory(dir.path()).unwrap();

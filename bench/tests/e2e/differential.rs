@@ -321,6 +321,8 @@ fn agree(line: &Line, got: &Reply, wanted: &Reply) -> bool {
             (Reply::Array(_, got), Reply::Array(_, wanted)) => got.len() == 2 && wanted.len() == 2,
             _ => got == wanted,
         },
+        // Valkey has more filters, and looks at their values in another order.
+        ("client", "list") if matches!(got, Reply::Error(_)) => matches!(wanted, Reply::Error(_)),
         ("randomkey" | "time" | "hello" | "info", _)
         | ("client", "id" | "info" | "list")
         | ("command", "count" | "") => is_alike(got, wanted),

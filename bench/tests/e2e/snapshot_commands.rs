@@ -117,6 +117,8 @@ fn what_redis_clients_know_of_it() {
     let mut client = server.client().unwrap();
     fill(&mut client, "key", 100);
     let saved = |client: &mut Client| info(client, "rdb_saves").parse::<u64>().unwrap();
+    // The control plane is ready a moment after the shards are; it answers when it is.
+    client.call(&["SNAPSHOT", "STATUS"]).unwrap();
     assert_eq!(saved(&mut client), 0);
     assert!(client.call(&["SAVE"]).unwrap().is_ok());
     assert_eq!(saved(&mut client), 1);

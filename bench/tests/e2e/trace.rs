@@ -56,10 +56,6 @@ fn a_hundred_thousand_gets_need_fewer_system_calls() {
         "sendto",
         "sendmsg",
         "sendmmsg",
-        "read",
-        "readv",
-        "write",
-        "writev",
         "poll",
         "ppoll",
         "select",
@@ -70,6 +66,9 @@ fn a_hundred_thousand_gets_need_fewer_system_calls() {
     ];
     let others: u64 = one_at_a_time.iter().filter_map(|name| calls.get(*name)).sum();
     assert!(others < OTHER_CALLS_MAX, "{others} calls beside the ring:\n{table}");
+    // Reads and writes are of the doorbells between shards: one wakes for many requests.
+    let all: u64 = calls.iter().filter(|(name, _)| **name != "total").map(|(_, count)| count).sum();
+    assert!(all < REQUESTS, "{all} calls:\n{table}");
     let enters = calls.get("io_uring_enter").copied().unwrap_or_default();
     assert!(0 < enters && enters < REQUESTS, "{enters} calls of the ring:\n{table}");
 }

@@ -236,8 +236,8 @@ impl ShardCore {
         apply_ops(scratch, &participation.ops);
     }
 
-    /// How many keys a database has as a transaction sees it: with what it has changed so far, which
-    /// is in `scratch` and nowhere else.
+    /// How many keys a database has as a transaction sees it: with what it has changed so far,
+    /// which is in `scratch` and nowhere else.
     fn size_within(&self, scratch: &Keyspace, part: &Participation, db: DbIndex) -> u64 {
         if self.has_cleared(part, db) {
             return scratch.len(db);

@@ -76,12 +76,11 @@ const OFFSETS: &[&[u8]] = &[
     b"1.0",
 ];
 
-/// Instants long past or far in the future, and what is none; in no unit.
-const INSTANTS: &[&[u8]] = &[
+/// Times that are over at once or never, and what is none; in any unit, from now on or not.
+const TIMES: &[&[u8]] = &[
     b"0",
-    b"1",
     b"-1",
-    b"1000",
+    b"-1000",
     b"9223372036854775807",
     b"-9223372036854775808",
     b"9223372036854775",
@@ -148,6 +147,10 @@ fn damage(rng: &mut Rng, line: &mut Line) {
     match rng.below(4) {
         0 if line.len() > 1 => drop(line.remove(at.max(1))),
         1 => line.push(any_word(rng)),
+        // A time stays none that is over in a moment.
+        2 if line[at].len() > 4 && line[at].iter().all(u8::is_ascii_digit) => {
+            line[at] = b"x".into()
+        }
         2 if at > 0 => line[at] = any_word(rng),
         // An option that is given twice, or a key.
         _ => line.push(line[at].clone()),
@@ -198,7 +201,11 @@ impl Words<'_> {
     /// A time to live or an instant, mostly a good one.
     fn time(mut self, absolute: bool, seconds: bool) -> Self {
         if self.rng.chance(25) {
-            return self.of(INSTANTS);
+            return self.of(TIMES);
+        }
+        if absolute && self.rng.chance(10) {
+            // Long ago.
+            return self.of(&[b"1", b"1000", b"1700000000"]);
         }
         // No two of these are within what two clocks may differ by; instants come after them all.
         let mut number = self.rng.between(10_000, 1_000_000_000);

@@ -78,8 +78,8 @@ fn unknown_command(args: Args<'_>) -> String {
     text
 }
 
-/// The beginning of foreign bytes as text, to a NUL at most, as Redis prints a C string; what is not
-/// UTF-8 is replaced.
+/// The beginning of foreign bytes as text, to a NUL at most, as Redis prints a C string; what is
+/// not UTF-8 is replaced.
 fn repeated(bytes: &[u8], limit: usize) -> String {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]).into_owned()

@@ -81,7 +81,7 @@ static PARAMETERS: &[Parameter] = &[
 ];
 
 /// CONFIG GET parameter \[parameter ...\]: a map of all that any pattern matches. As in Redis, who
-/// asks for a name gets it back as it was spelled.
+/// asks for a name gets it back as it was spelled first.
 pub(super) fn get(shared: &Shared, args: Args<'_>, reply: &mut Reply<'_>) {
     let mut found: Vec<(&[u8], &Parameter)> = Vec::new();
     for asked in args.skip(2).iter() {
@@ -94,7 +94,7 @@ pub(super) fn get(shared: &Shared, args: Args<'_>, reply: &mut Reply<'_>) {
                 false if lowercase == name => asked,
                 _ => continue,
             };
-            if !found.iter().any(|(other, _)| *other == shown) {
+            if !found.iter().any(|(_, other)| other.name == parameter.name) {
                 found.push((shown, parameter));
             }
         }
