@@ -9,7 +9,7 @@ mod lines;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use cutwater_bench::client::{self, Client};
@@ -33,7 +33,7 @@ const PIPELINE_MAX: u64 = 8;
 /// How far apart two clocks may be read, in milliseconds, and what that is in seconds.
 const CLOCK_SLACK_MS: u64 = 20_000;
 const CLOCK_SLACK_S: u64 = CLOCK_SLACK_MS / 1_000;
-/// Lines that a failure prints.
+/// Lines that a failure prints; all of them if the seed runs alone.
 const HISTORY: usize = 40;
 /// What is shown instead of a reply.
 const CLOSED: &str = "closed";
@@ -64,6 +64,9 @@ fn replies_are_those_of_redis() {
         let subject = options.start().unwrap();
         for seed in seeds.clone() {
             let mut round = Round::begin(seed, &subject, &peer);
+            if alone.is_some() {
+                round.history_max = usize::MAX;
+            }
             if let Err(difference) = round.run() {
                 let history = round.history();
                 failures.push(format!("seed {seed}, {shards} shards: {difference}\n{history}"));
@@ -125,6 +128,7 @@ struct Round<'s> {
     rng: Rng,
     pairs: Vec<Pair<'s>>,
     lines: VecDeque<String>,
+    history_max: usize,
 }
 
 impl<'s> Round<'s> {
@@ -133,7 +137,7 @@ impl<'s> Round<'s> {
             assert!(server.client().unwrap().call(&["FLUSHALL"]).unwrap().is_ok());
         }
         let pairs = (0..CONNECTIONS).map(|_| Pair::connect([subject, peer])).collect();
-        Self { seed, rng: Rng::new(seed), pairs, lines: VecDeque::new() }
+        Self { seed, rng: Rng::new(seed), pairs, lines: VecDeque::new(), history_max: HISTORY }
     }
 
     fn run(&mut self) -> Result<(), String> {
@@ -172,7 +176,10 @@ impl<'s> Round<'s> {
     }
 
     fn note(&mut self, line: String) {
-        note(&mut self.lines, line);
+        if self.lines.len() == self.history_max {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
     }
 
     fn pipeline(&mut self, at: usize) -> Result<(), String> {
@@ -209,27 +216,21 @@ impl<'s> Round<'s> {
         let _ = pair.subject.send_raw(bytes);
         let _ = pair.peer.send_raw(bytes);
         for line in lines {
+            let pair = &mut self.pairs[at];
             let replies = [pair.subject.receive(), pair.peer.receive()];
-            let shown = replies.each_ref().map(|reply| match reply {
-                Ok(reply) => reply.to_string(),
-                // With bytes that the server has not read, it is a reset.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => CLOSED.to_owned(),
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => CLOSED.to_owned(),
-                Err(error) => panic!("{at}> {line:?}: {error}"),
-            });
-            let words: Vec<String> = line.iter().map(|word| quoted(word)).collect();
-            let [got, wanted] = &shown;
-            let words = words.join(" ");
-            note(&mut self.lines, format!("{at}> {words}\n   {wanted}"));
+            let [got, wanted] = replies.each_ref().map(shown);
             let same = match &replies {
                 [Ok(subject), Ok(peer)] => pair.is_same(line, subject, peer),
                 _ => got == wanted,
             };
+            let words: Vec<String> = line.iter().map(|word| quoted(word)).collect();
+            let words = words.join(" ");
+            self.note(format!("{at}> {words}\n   {wanted}"));
             if !same {
                 return Err(format!("{words}: Cutwater answers\n{got}\nand not\n{wanted}"));
             }
-            if replies[0].is_err() {
-                self.pairs[at] = Pair::connect(pair.servers);
+            if wanted == CLOSED {
+                self.pairs[at] = Pair::connect(self.pairs[at].servers);
                 return Ok(());
             }
         }
@@ -293,11 +294,15 @@ impl<'s> Pair<'s> {
     }
 }
 
-fn note(lines: &mut VecDeque<String>, line: String) {
-    if lines.len() == HISTORY {
-        lines.pop_front();
+/// A reply, or that the connection was closed: with bytes that the server has not read, it is reset.
+fn shown(reply: &io::Result<Reply>) -> String {
+    match reply {
+        Ok(reply) => reply.to_string(),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => CLOSED.to_owned(),
+            _ => panic!("{error}"),
+        },
     }
-    lines.push_back(line);
 }
 
 /// Whether two replies to a line are the same, but for what cannot be: order, time, and what
