@@ -15,7 +15,7 @@ pub(super) fn append(context: &mut Context<'_>, args: Args<'_>, reply: &mut Repl
     match old_len {
         // The key comes into being even if nothing is appended.
         None => context.put_string(&key, tail, None),
-        Some(_) if tail.is_empty() => {}
+        // Also if it is empty: who watches the key is told, as in Redis.
         Some(offset) => context.write_range(&key, offset, tail),
     }
     reply.integer((old_len.unwrap_or(0) + tail.len()) as i64);
