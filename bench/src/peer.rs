@@ -53,6 +53,7 @@ pub fn start(options: &PeerOptions) -> io::Result<ServerProcess> {
     ServerProcess::start(Launch {
         program: program.to_owned(),
         arguments,
+        environment: Vec::new(),
         address,
         output,
         greeting,

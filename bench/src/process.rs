@@ -31,6 +31,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// Variables of its environment, beside those of the test that are no server's business.
+    pub environment: Vec<(String, String)>,
     /// Where it will accept clients.
     pub address: SocketAddr,
     /// The file that collects what it prints, over all its starts.
@@ -170,6 +172,7 @@ fn spawn(launch: &Launch) -> io::Result<Child> {
     tools::hide_variables(&mut command);
     command
         .args(&launch.arguments)
+        .envs(launch.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)

@@ -37,6 +37,8 @@ pub struct ServerOptions {
     pub cluster: bool,
     /// Further arguments of the `cutwater` command line.
     pub more: Vec<String>,
+    /// Variables of the server's environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ServerOptions {
@@ -49,6 +51,7 @@ impl ServerOptions {
             checkpoint_log_bytes: None,
             cluster: false,
             more: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -99,6 +102,7 @@ impl ServerOptions {
         ServerProcess::start(Launch {
             program: binary()?.to_owned(),
             arguments,
+            environment: self.environment.clone(),
             address,
             output,
             greeting,
@@ -162,8 +166,17 @@ pub fn restore(from: &Path, snapshot: u64, into: &Path) -> io::Result<()> {
 /// # Errors
 /// If it cannot be started or does not end in time; not if it fails.
 pub fn subcommand(arguments: &[&str]) -> io::Result<Output> {
+    subcommand_with(arguments, &[])
+}
+
+/// The same, with these variables in its environment.
+///
+/// # Errors
+/// As for [`subcommand`].
+pub fn subcommand_with(arguments: &[&str], environment: &[(String, String)]) -> io::Result<Output> {
     let mut command = Command::new(binary()?);
     tools::hide_variables(&mut command);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     tools::run(command.args(arguments), SUBCOMMAND_LIMIT)
 }
 

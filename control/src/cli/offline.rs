@@ -260,7 +260,7 @@ impl Store {
         interrupts: &Interrupts,
     ) -> Result<Restored, Failure> {
         let gauge = Arc::default();
-        let restored = self.runtime.block_on(async {
+        self.runtime.block_on(async {
             let mut work = pin!(restore_with(source, plan, destination, &gauge));
             match follow(&mut work, || Some(restore_progress(&gauge)), interrupts).await {
                 Ok(restored) => restored.map_err(OfflineError::from).map_err(Failure::from),
@@ -277,8 +277,7 @@ impl Store {
                     }
                 }
             }
-        });
-        restored
+        })
     }
 
     fn catalog(&self) -> Result<Catalog, OfflineError> {

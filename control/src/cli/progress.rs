@@ -100,7 +100,7 @@ fn knows_codes() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Text on standard output that is renewed: in its place on a terminal, below the old one otherwise.
+/// Text on standard output that is renewed: in its place on a terminal, else below the old one.
 pub struct LiveText {
     bar: Option<ProgressBar>,
 }

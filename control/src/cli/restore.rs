@@ -89,7 +89,7 @@ pub fn execute(args: &RestoreArgs, variables: &Variables) -> Result<(), Failure>
         Store::open(&args.store, &args.s3.options(variables)?, args.keys.keyring(variables)?)?;
     let source = store.source()?;
     let planned = source.plan(args.target.target(), args.history);
-    let plan = planned.map_err(|error| OfflineError::Restore(error.into()))?;
+    let plan = planned.map_err(OfflineError::Restore)?;
     let Some(into) = args.into.as_ref().filter(|_| !args.dry_run) else {
         return match args.json {
             true => output::print(&pretty(&plan_json(&plan))),

@@ -1,5 +1,5 @@
-//! `cutwater snapshot status`: what a server is doing about snapshots, uploads and the archive, once
-//! or again and again.
+//! `cutwater snapshot status`: what a server is doing about snapshots, uploads and the archive,
+//! once or again and again.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

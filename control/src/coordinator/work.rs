@@ -38,7 +38,8 @@ impl Work {
         Self::new(Some(keys), memory_bytes)
     }
 
-    /// Work of which nobody knows how much it is, or only once it has begun ([`Self::total_bytes`]).
+    /// Work of which nobody knows how much it is, or only once it has begun
+    /// ([`Self::total_bytes`]).
     pub fn of_unknown_size() -> Arc<Self> {
         Self::new(None, 0)
     }

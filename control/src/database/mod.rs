@@ -38,7 +38,7 @@ use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
 use crate::coordinator::remote;
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
-use crate::restore::{self, Destination, RestoreError, Source};
+use crate::restore::{self, Destination, Source};
 
 pub use config::DatabaseConfig;
 pub use error::DatabaseError;
@@ -297,7 +297,7 @@ pub async fn restore(
     into: &Path,
 ) -> Result<Manifest, DatabaseError> {
     let source = Source::load(Arc::clone(store), keys.clone()).await?;
-    let plan = source.plan(Target::Snapshot(id), None).map_err(RestoreError::from)?;
+    let plan = source.plan(Target::Snapshot(id), None)?;
     let destination = Destination { into: into.to_owned(), shards: None };
     Ok(restore::restore(&source, &plan, &destination).await?.manifest)
 }

@@ -1,5 +1,5 @@
-//! How far a restore is, and whether it is still wanted: counters that the restore raises and whoever
-//! waits for it reads, and the flag that stops it.
+//! How far a restore is, and whether it is still wanted: counters that the restore raises and
+//! whoever waits for it reads, and the flag that stops it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -7,6 +7,7 @@
 //! starts on the directory, which says what it is ([`unfinished`]). What fails on the way, or is
 //! stopped ([`gauge`]), is taken away again.
 
+mod damage;
 pub mod gauge;
 mod image;
 pub mod text;
@@ -19,6 +20,7 @@ use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::lock::{DataLock, LOCK_FILE, LockError};
 use cutwater_engine::engine::{Failure, OpenError};
 use cutwater_engine::seal::Keyring;
+use cutwater_engine::types::Lsn;
 use cutwater_engine::{Engine, EngineConfig};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::archive::{Archive, ArchiveError};
@@ -33,6 +35,7 @@ use cutwater_snapshot::plan::{Plan, PlanError, Restorable, Stock, Target, WalPie
 use cutwater_snapshot::restore::{STORE_FOLDER, require_new};
 use tokio::runtime::Handle;
 
+pub use self::damage::Impeded;
 use self::gauge::Gauge;
 use self::image::PlanImage;
 use crate::coordinator::work::Work;
@@ -48,6 +51,21 @@ pub enum RestoreError {
     /// There is no way to the moment.
     #[error("{}", text::explain(.0))]
     Plan(#[from] PlanError),
+    /// There is no way to the moment, and some of the store cannot be read.
+    #[error("{0}")]
+    Impeded(Box<Impeded>),
+    /// Something newer than the latest moment that can be restored cannot be read.
+    #[error(
+        "there may be a later moment than {} (LSN {found}), the last that can be restored: \
+         {reason}",
+        text::last_moment(*.found)
+    )]
+    Latest {
+        /// What cannot be read, and why.
+        reason: String,
+        /// The last moment that can be restored.
+        found: Lsn,
+    },
     /// A snapshot, or a store.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -67,7 +85,10 @@ pub enum RestoreError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// What an earlier restore left lies there.
-    #[error("{} is what a restore left that was ended in the middle: it is not a database", .folder.display())]
+    #[error(
+        "{} is what a restore left that was ended in the middle: it is not a database",
+        .folder.display()
+    )]
     Unfinished {
         /// The folder.
         folder: PathBuf,
@@ -104,6 +125,11 @@ impl RestoreError {
             Self::Plan(PlanError::NoSnapshot { .. }) => {
                 "Choose one that is published: cutwater snapshot list --store URL."
             }
+            Self::Impeded(_) => {
+                "Use another copy of what cannot be read, or a moment without it: cutwater \
+                 restorable --store URL."
+            }
+            Self::Latest { .. } => "If that moment will do, ask for it with --lsn.",
             Self::Plan(_) => "See what there is: cutwater restorable --store URL.",
             Self::Snapshot(SnapshotError::NotEmpty { .. }) => {
                 "Give --into a folder that is new or empty."
@@ -158,9 +184,10 @@ impl Source {
     /// What has to be read for a moment.
     ///
     /// # Errors
-    /// [`PlanError`].
-    pub fn plan(&self, target: Target, history: Option<HistoryId>) -> Result<Plan, PlanError> {
-        self.stock.plan(target, history)
+    /// [`RestoreError::Plan`], also with what cannot be read; [`RestoreError::Latest`].
+    pub fn plan(&self, target: Target, history: Option<HistoryId>) -> Result<Plan, RestoreError> {
+        let planned = self.stock.plan(target, history);
+        damage::look(&self.catalog, &self.archive, target, planned)
     }
 
     /// The catalog of the store.

@@ -12,8 +12,8 @@ use crate::identity::IDENTITY_FILE;
 pub const UNFINISHED_FILE: &str = "restore.unfinished";
 /// What it says.
 const TEXT: &str = "\
-cutwater restore was writing this directory. If none is running any more, it was ended in the middle:
-what is here is not a database. Remove the directory and restore again.
+cutwater restore was writing this directory. If none is running any more, it was ended in the
+middle: what is here is not a database. Remove the directory and restore again.
 ";
 
 /// Puts the mark, durably.

@@ -48,8 +48,33 @@ pub struct Behaviour {
     pub requests: AtomicU64,
     /// How many bytes of objects came.
     pub received_bytes: AtomicU64,
+    /// Every request that writes fails before anything was done.
+    pub refusing: AtomicBool,
+    /// Every listing fails.
+    pub listing_fails: AtomicBool,
+    /// The layer freezes by itself when so many further objects of snapshots, or parts of them,
+    /// were written, before it answers the last; 0 for never.
+    pub freeze_after_writes: AtomicU64,
+    /// What came to be written, in order.
+    writes: std::sync::Mutex<Vec<Write>>,
+    /// Writes under way, and the most that there were at once.
+    under_way: AtomicU64,
+    most_under_way: AtomicU64,
     /// Puts are done one after the other, so that looking and writing are one step.
     puts: Mutex<()>,
+}
+
+/// A request that writes an object, or a part of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The object.
+    pub key: String,
+    /// Which part, of an object in parts.
+    pub part: Option<i32>,
+    /// Bytes.
+    pub bytes: u64,
+    /// When it came.
+    pub at: std::time::Instant,
 }
 
 /// A running server.
@@ -72,6 +97,12 @@ impl S3Server {
             delay_ms: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            listing_fails: AtomicBool::new(false),
+            freeze_after_writes: AtomicU64::new(0),
+            writes: std::sync::Mutex::default(),
+            under_way: AtomicU64::new(0),
+            most_under_way: AtomicU64::new(0),
             puts: Mutex::new(()),
         });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -122,9 +153,24 @@ impl S3Server {
         self.behaviour.frozen.send_replace(false);
     }
 
+    /// Whether it is frozen, also by itself.
+    pub fn is_frozen(&self) -> bool {
+        *self.behaviour.frozen.borrow()
+    }
+
     /// What the layer does.
     pub fn behaviour(&self) -> &Behaviour {
         &self.behaviour
+    }
+
+    /// What came to be written since this was last asked, in order.
+    pub fn take_writes(&self) -> Vec<Write> {
+        std::mem::take(&mut *self.behaviour.writes.lock().unwrap())
+    }
+
+    /// The most writes that were under way at once since this was last asked.
+    pub fn take_most_under_way(&self) -> u64 {
+        self.behaviour.most_under_way.swap(0, Ordering::SeqCst)
     }
 
     /// Where it listens.
@@ -198,8 +244,34 @@ impl Layer {
         }
     }
 
+    /// A write comes: counted, and perhaps refused.
+    fn begin_write(&self, key: &str, part: Option<i32>, length: Option<i64>) -> S3Result<UnderWay> {
+        let behaviour = Arc::clone(&self.behaviour);
+        let bytes = u64::try_from(length.unwrap_or_default()).unwrap_or_default();
+        behaviour.received_bytes.fetch_add(bytes, Ordering::SeqCst);
+        behaviour.writes.lock().unwrap().push(Write {
+            key: key.to_owned(),
+            part,
+            bytes,
+            at: std::time::Instant::now(),
+        });
+        if behaviour.refusing.load(Ordering::SeqCst) {
+            return Err(s3_error!(InternalError, "refused on purpose"));
+        }
+        let now = 1 + behaviour.under_way.fetch_add(1, Ordering::SeqCst);
+        behaviour.most_under_way.fetch_max(now, Ordering::SeqCst);
+        Ok(UnderWay(behaviour))
+    }
+
     /// Done, and perhaps reported as failed.
-    async fn leave<T>(&self, done: S3Result<S3Response<T>>) -> S3Result<S3Response<T>> {
+    async fn leave<T>(&self, key: &str, done: S3Result<S3Response<T>>) -> S3Result<S3Response<T>> {
+        let left = &self.behaviour.freeze_after_writes;
+        let lower = |left: u64| left.checked_sub(1);
+        if key.ends_with(".snap")
+            && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lower) == Ok(1)
+        {
+            self.behaviour.frozen.send_replace(true);
+        }
         // A store that froze meanwhile does not answer what it did, either.
         let mut frozen = self.behaviour.frozen.subscribe();
         let _ = frozen.wait_for(|frozen| !frozen).await;
@@ -207,6 +279,15 @@ impl Layer {
             return Err(s3_error!(InternalError, "failed on purpose"));
         }
         done
+    }
+}
+
+/// A write under way.
+struct UnderWay(Arc<Behaviour>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -225,18 +306,19 @@ macro_rules! hand_on {
                 mut req: S3Request<PutObjectInput>,
             ) -> S3Result<S3Response<PutObjectOutput>> {
                 self.enter().await;
-                let length = req.input.content_length.unwrap_or_default();
-                let length = u64::try_from(length).unwrap_or_default();
-                self.behaviour.received_bytes.fetch_add(length, Ordering::SeqCst);
+                let input = &req.input;
+                let _under_way = self.begin_write(&input.key, None, input.content_length)?;
                 if self.behaviour.lax.load(Ordering::SeqCst) {
                     req.input.if_none_match = None;
                 }
                 if self.inner_bucket_is_missing(&req.input.bucket).await {
                     return Err(s3_error!(NoSuchBucket));
                 }
-                let _one_step = self.behaviour.puts.lock().await;
+                let key = req.input.key.clone();
+                let one_step = self.behaviour.puts.lock().await;
                 let done = self.inner.put_object(req).await;
-                self.leave(done).await
+                drop(one_step);
+                self.leave(&key, done).await
             }
 
             async fn upload_part(
@@ -244,11 +326,23 @@ macro_rules! hand_on {
                 req: S3Request<UploadPartInput>,
             ) -> S3Result<S3Response<UploadPartOutput>> {
                 self.enter().await;
-                let length = req.input.content_length.unwrap_or_default();
-                let length = u64::try_from(length).unwrap_or_default();
-                self.behaviour.received_bytes.fetch_add(length, Ordering::SeqCst);
+                let input = &req.input;
+                let part = Some(input.part_number);
+                let _under_way = self.begin_write(&input.key, part, input.content_length)?;
+                let key = req.input.key.clone();
                 let done = self.inner.upload_part(req).await;
-                self.leave(done).await
+                self.leave(&key, done).await
+            }
+
+            async fn list_objects_v2(
+                &self,
+                req: S3Request<ListObjectsV2Input>,
+            ) -> S3Result<S3Response<ListObjectsV2Output>> {
+                self.enter().await;
+                if self.behaviour.listing_fails.load(Ordering::SeqCst) {
+                    return Err(s3_error!(InternalError, "no listing on purpose"));
+                }
+                self.inner.list_objects_v2(req).await
             }
 
             async fn complete_multipart_upload(
@@ -257,7 +351,7 @@ macro_rules! hand_on {
             ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
                 self.enter().await;
                 let done = self.inner.complete_multipart_upload(req).await;
-                self.leave(done).await
+                self.leave("", done).await
             }
         }
     };
@@ -270,7 +364,6 @@ hand_on! {
     get_object: GetObjectInput -> GetObjectOutput,
     head_bucket: HeadBucketInput -> HeadBucketOutput,
     head_object: HeadObjectInput -> HeadObjectOutput,
-    list_objects_v2: ListObjectsV2Input -> ListObjectsV2Output,
 }
 
 impl Layer {

@@ -1,5 +1,5 @@
-//! Where the actor stands: how much log has come since the last checkpoint, and what STATUS and INFO
-//! tell of all of it.
+//! Where the actor stands: how much log has come since the last checkpoint, and what STATUS and
+//! INFO tell of all of it.
 
 use std::sync::atomic::Ordering;
 
@@ -35,8 +35,8 @@ impl Actor {
         }
     }
 
-    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it does
-    /// not look through the catalog and the log folder itself.
+    /// What [`Self::log_since_checkpoint`] goes by. It is asked many times a second, so that it
+    /// does not look through the catalog and the log folder itself.
     pub(super) fn measure_old_logs(&mut self) {
         let newest = checkpoints(&self.catalog, self.history).first().copied();
         let of_this_start = newest.filter(|manifest| start_of(manifest) == self.engine.start());

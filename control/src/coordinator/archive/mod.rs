@@ -14,9 +14,11 @@
 //! |---|---|
 //! | `batch` | records out of the logs |
 //! | [`file`](mod@file) | the cursor over restarts |
+//! | `problem` | why nothing is archived |
 
 mod batch;
 pub mod file;
+mod problem;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -26,13 +28,12 @@ use std::time::Duration;
 use cutwater_engine::Engine;
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::log_dir;
-use cutwater_engine::log::{Coverage, RecoveryError, Running};
+use cutwater_engine::log::{Coverage, Running};
 use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::{
     ArchiveError, ArchiveWriter, Cursor, Draft, Packing, Put, Secrets, WalWriterId, find_head,
 };
 use cutwater_snapshot::catalog::Catalog;
-use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{self, Identity, WalUuid};
 use cutwater_snapshot::manifest::SnapshotKind;
 use tokio::sync::{oneshot, watch};
@@ -40,7 +41,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use self::batch::Batch;
-use self::file::CursorError;
+use self::problem::{Problem, behind};
 use super::remote::{Lease, RemoteState};
 
 /// Bytes of records in one object, about: beside them their compressed and their sealed form are in
@@ -122,36 +123,6 @@ impl Drop for Archiver {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Why nothing was archived this time.
-#[derive(Debug, thiserror::Error)]
-enum Problem {
-    #[error("the remote store cannot be written yet: {}", .0.as_deref().unwrap_or("no answer"))]
-    Connecting(Option<String>),
-    #[error("another server has taken the remote store over")]
-    Superseded,
-    #[error("{}", behind(.0, .1))]
-    Behind(Lsn, Lsn),
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    #[error("the log cannot be read: {0}")]
-    Log(#[from] RecoveryError),
-    #[error(transparent)]
-    Cursor(#[from] CursorError),
-    #[error("the engine has stopped")]
-    Stopped,
-    #[error("the kernel gives no random bytes")]
-    Random,
-}
-
-fn behind(head: &Lsn, own: &Lsn) -> String {
-    format!(
-        "the archive of this history reaches LSN {head}, and this data directory knows only of LSN \
-         {own}: the directory is older than its archive"
-    )
 }
 
 /// Refuses a start on a disk that is older than its archive: it would write another history under
@@ -433,7 +404,8 @@ impl Task {
             }
         }
         let last_error = outcome.as_ref().err().map(ToString::to_string);
-        let is_news = self.status.borrow().last_error != last_error;
+        let before = self.status.borrow().last_error.clone();
+        let is_news = outcome.as_ref().is_err_and(|problem| problem.is_news(&before));
         if let Some(error) = last_error.as_ref().filter(|_| is_news) {
             tracing::warn!(error, "the log is not being archived");
         }

@@ -6,9 +6,11 @@
 //! and a store that is away for hours costs a comparison now and then. What it found out is in
 //! [`UploadStatus`]. A deletion is wanted as long as the local tombstone says [`DELETED`].
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cutwater_engine::seal::Keyring;
@@ -24,101 +26,9 @@ use cutwater_snapshot::upload::{Throttle, Upload};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::job::CHECKPOINT;
-use super::message::UploadProgress;
 use super::remote::{Lease, RemoteConfig, RemoteState, Retry};
 
-/// The reason in the tombstone of a snapshot that somebody deleted: it goes in both stores.
-pub const DELETED: &str = "deleted";
-
-/// What the local store has and had, as far as it concerns the remote one.
-#[derive(Debug, Default)]
-pub struct LocalView {
-    /// Published and to be uploaded, by `end_lsn`.
-    published: Vec<Manifest>,
-    /// Deleted by somebody, so to be deleted remotely as well.
-    deleted: BTreeSet<SnapshotUuid>,
-}
-
-impl LocalView {
-    /// What a catalog of the local store asks for.
-    pub fn of(catalog: &Catalog) -> Self {
-        let is_asked = |manifest: &&Manifest| manifest.raw().reason.as_deref() != Some(CHECKPOINT);
-        let deleted = catalog.entries().iter().filter_map(|entry| match &entry.state {
-            EntryState::Tombstone(t) if t.state == State::Deleted && t.reason == DELETED => {
-                Some(t.snapshot_uuid)
-            }
-            _ => None,
-        });
-        Self {
-            published: catalog.published().filter(is_asked).cloned().collect(),
-            deleted: deleted.collect(),
-        }
-    }
-
-    /// The snapshots that are whole here.
-    pub fn uuids(&self) -> BTreeSet<SnapshotUuid> {
-        self.published.iter().map(Manifest::snapshot_uuid).collect()
-    }
-
-    fn has(&self, uuid: SnapshotUuid) -> bool {
-        self.published.iter().any(|manifest| manifest.snapshot_uuid() == uuid)
-    }
-}
-
-/// The snapshot that is being uploaded.
-#[derive(Clone, Debug)]
-pub struct Uploading {
-    /// It.
-    pub uuid: SnapshotUuid,
-    /// Its id in the local store.
-    pub id: SnapshotId,
-    /// Bytes that are there.
-    done_bytes: Arc<AtomicU64>,
-    /// Bytes of its objects.
-    total_bytes: u64,
-}
-
-impl Uploading {
-    /// How far it is.
-    pub fn progress(&self) -> UploadProgress {
-        let done_bytes = self.done_bytes.load(Ordering::Relaxed).min(self.total_bytes);
-        UploadProgress { id: self.id, done_bytes, total_bytes: self.total_bytes }
-    }
-}
-
-/// What is known of the uploads.
-#[derive(Clone, Debug, Default)]
-pub struct UploadStatus {
-    /// Whether the remote catalog has been read; until then nothing is known to be uploaded.
-    pub is_known: bool,
-    /// What is published there, and under which id.
-    pub uploaded: BTreeMap<SnapshotUuid, SnapshotId>,
-    /// What was deleted there.
-    pub deleted: BTreeSet<SnapshotUuid>,
-    /// What cannot be uploaded, and why: it is damaged here, or the configured keys refuse it.
-    pub failed: BTreeMap<SnapshotUuid, String>,
-    /// How many snapshots have yet to go up.
-    pub pending: usize,
-    /// Their bytes.
-    pub pending_bytes: u64,
-    /// How many have yet to be deleted there.
-    pub pending_deletions: usize,
-    /// The one that goes up now.
-    pub uploading: Option<Uploading>,
-    /// Why the last step failed, if none has succeeded since.
-    pub last_error: Option<String>,
-    /// What it was compared with.
-    view: Arc<LocalView>,
-}
-
-impl UploadStatus {
-    /// Whether nothing is left to do of what a view asks for.
-    fn has_done(&self, view: &Arc<LocalView>) -> bool {
-        let is_idle = self.is_known && self.pending == 0 && self.pending_deletions == 0;
-        is_idle && Arc::ptr_eq(&self.view, view)
-    }
-}
+pub use self::view::{DELETED, LocalView, UploadStatus, Uploading};
 
 /// How the coordinator and its callers talk to the uploads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -126,6 +36,8 @@ pub struct Uploads {
     view: watch::Sender<Arc<LocalView>>,
     status: watch::Receiver<Arc<UploadStatus>>,
     state: watch::Receiver<RemoteState>,
+    /// Set when the server stops: a step that failed is tried once more, at once.
+    hurry: watch::Sender<bool>,
     url: Arc<str>,
 }
 
@@ -145,6 +57,7 @@ impl Uploads {
         };
         let (view, view_receiver) = watch::channel(Arc::new(view));
         let (status_sender, status) = watch::channel(Arc::new(pending));
+        let (hurry, hurry_receiver) = watch::channel(false);
         let uploader = Uploader {
             local,
             keys,
@@ -156,9 +69,11 @@ impl Uploads {
             claims: BTreeMap::new(),
             failed: BTreeMap::new(),
             last_error: None,
+            hurry: hurry_receiver,
+            has_given_up: false,
         };
         let url = config.url.as_str().into();
-        (Self { view, status, state, url }, tokio::spawn(uploader.run()))
+        (Self { view, status, state, hurry, url }, tokio::spawn(uploader.run()))
     }
 
     /// Tells of a change of the local catalog.
@@ -176,9 +91,12 @@ impl Uploads {
         self.state.borrow().clone()
     }
 
-    /// What is known of the uploads.
-    pub fn status(&self) -> Arc<UploadStatus> {
-        Arc::clone(&self.status.borrow())
+    /// What is known of the uploads, and how much is left to do by now: a store that does not
+    /// answer holds up the uploads, not what is told of them.
+    pub fn status(&self) -> UploadStatus {
+        let mut status = UploadStatus::clone(&self.status.borrow());
+        status.count(&self.view.borrow());
+        status
     }
 
     /// The highest id that the remote store is known to have taken.
@@ -230,12 +148,14 @@ impl Uploads {
         }
     }
 
-    /// Waits until nothing is left to be done, nothing can be done, or the time is up.
+    /// Waits until nothing is left to be done, the store fails once more, or the time is up; and
+    /// says so if something is left.
     pub async fn finish(&self, limit: Duration) {
         let mut status = self.status.clone();
         let mut state = self.state.clone();
         let view = Arc::clone(&self.view.borrow());
-        let is_over = |s: &Arc<UploadStatus>| s.has_done(&view) || s.last_error.is_some();
+        self.hurry.send_replace(true);
+        let is_over = |s: &Arc<UploadStatus>| s.has_done(&view) || s.has_given_up;
         let done = status.wait_for(is_over);
         let lost = state.wait_for(|state| !matches!(state, RemoteState::Writer(_)));
         let either = async {
@@ -244,9 +164,18 @@ impl Uploads {
                 _ = lost => {}
             }
         };
-        if tokio::time::timeout(limit, either).await.is_err() {
-            tracing::warn!("uploads are not over: the next start goes on with them");
+        let _ = tokio::time::timeout(limit, either).await;
+        let left = self.status();
+        if left.pending + left.pending_deletions == 0
+            || matches!(self.state(), RemoteState::Superseded { .. })
+        {
+            return;
         }
+        tracing::warn!(
+            snapshots = left.pending,
+            deletions = left.pending_deletions,
+            "uploads are not over: the next start goes on with them"
+        );
     }
 }
 
@@ -275,12 +204,15 @@ struct Uploader {
     claims: BTreeMap<SnapshotUuid, SnapshotName>,
     failed: BTreeMap<SnapshotUuid, String>,
     last_error: Option<String>,
+    hurry: watch::Receiver<bool>,
+    has_given_up: bool,
 }
 
 impl Uploader {
     async fn run(mut self) {
         let mut retry = Retry::default();
         while let Some(lease) = self.writer().await {
+            let is_last_try = *self.hurry.borrow();
             match self.step(&lease).await {
                 Ok(true) => {
                     retry.reset();
@@ -305,11 +237,22 @@ impl Uploader {
                         tracing::warn!(error = text, "an upload failed and is tried again");
                     }
                     self.last_error = Some(text);
+                    self.has_given_up = is_last_try;
                     self.tell(None);
-                    tokio::time::sleep(retry.next()).await;
+                    self.wait(retry.next(), is_last_try).await;
                 }
             }
         }
+    }
+
+    /// Waits before a step is tried again; not so long when the server stops meanwhile.
+    async fn wait(&mut self, retry: Duration, is_last_try: bool) {
+        let hurried = async {
+            if is_last_try || self.hurry.wait_for(|hurry| *hurry).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout(retry, hurried).await;
     }
 
     /// The lease, as soon as there is one; `None` when there will be none.
@@ -473,19 +416,20 @@ impl Uploader {
                 _ => {}
             }
         }
-        let due = view.published.iter().filter(|manifest| self.is_due(manifest.snapshot_uuid()));
-        let due: Vec<u64> = due.map(|manifest| manifest.meta().data_bytes).collect();
-        self.status.send_replace(Arc::new(UploadStatus {
+        let mut status = UploadStatus {
             is_known: self.remote.is_some(),
-            pending: due.len(),
-            pending_bytes: due.iter().sum(),
-            pending_deletions: view.deleted.iter().filter(|u| uploaded.contains_key(u)).count(),
+            pending: 0,
+            pending_bytes: 0,
+            pending_deletions: 0,
             uploaded,
             deleted,
             failed: self.failed.clone(),
             uploading,
             last_error: self.last_error.clone(),
+            has_given_up: self.has_given_up,
             view: Arc::clone(&view),
-        }));
+        };
+        status.count(&view);
+        self.status.send_replace(Arc::new(status));
     }
 }
