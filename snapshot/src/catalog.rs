@@ -235,7 +235,9 @@ pub async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, Snapshot
                 Err(error) => return Err(error.into()),
             };
             let database = match named {
-                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
+                Some(Named::Claim(id)) => {
+                    Claim::decode(id, &bytes).map(|claim| claim.identity.database)
+                }
                 Some(Named::Manifest(name)) => {
                     Record::decode(name, &bytes).map(|record| match record {
                         Record::Published(manifest) => manifest.identity().database,

@@ -1,13 +1,18 @@
 //! Ends a snapshot: first the manifest says so, then the objects go. In that order a crash leaves
 //! a tombstone with leftovers, which the next sweep removes, and never a published snapshot of
-//! which something is missing. A deletion overwrites the manifest in one put; the tombstone and
-//! the claim stay for ever, so the id never returns.
+//! which something is missing. A deletion replaces the manifest that it has read, in one put; the
+//! tombstone and the claim stay for ever, so the id never returns.
+//!
+//! In a store that others may take over a deletion is claimed first ([`crate::claim::Removal`]).
+
+use std::collections::BTreeSet;
 
 use cutwater_engine::types::SnapshotId;
 use object_store::ObjectStore;
 
+use crate::amend::Found;
 use crate::catalog::{Catalog, EntryState, find_names, read_record};
-use crate::claim::Claim;
+use crate::claim::{Claim, Removal};
 use crate::error::{Flaw, SnapshotError};
 use crate::ident::{Identity, SnapshotUuid};
 use crate::manifest::{RawManifest, Record, State, Tombstone};
@@ -17,10 +22,23 @@ use crate::store;
 /// What a deletion or sweep removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Objects.
+    /// Objects of snapshots.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Snapshots that were published.
+    pub snapshots: u64,
+    /// Objects of the log.
+    pub log_objects: u64,
+}
+
+impl Removed {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
+        self.snapshots += other.snapshots;
+        self.log_objects += other.log_objects;
+    }
 }
 
 /// Deletes a snapshot, unless it is among `protect` (for a local store the two newest checkpoints:
@@ -28,7 +46,7 @@ pub struct Removed {
 /// again. A damaged manifest can be deleted; one of a later format cannot.
 ///
 /// # Errors
-/// [`SnapshotError::Protected`], [`SnapshotError::NoSnapshot`] (also for an unfinished one, which
+/// [`SnapshotError::Protected`], [`SnapshotError::Pinned`], [`SnapshotError::NoSnapshot`] (also for an unfinished one, which
 /// its writer or the next takeover ends), [`SnapshotError::Damaged`] if neither manifest nor claim
 /// can be read, or the store's error, after which the deletion can be asked for again.
 pub async fn delete_snapshot(
@@ -85,9 +103,51 @@ pub async fn sweep_leftovers(
         if let EntryState::Tombstone(tombstone) = &entry.state
             && entry.stored_bytes > 0
         {
-            let removed = sweep(store, tombstone.name).await?;
-            total.objects += removed.objects;
-            total.bytes += removed.bytes;
+            total.add(sweep(store, tombstone.name).await?);
+        }
+    }
+    Ok(total)
+}
+
+/// Carries out what a writer has claimed to remove ([`crate::claim::Claimant::remove`]): what is
+/// gone already is fine, what is pinned stays, and so does what is below it.
+pub(crate) async fn carry_out(
+    store: &dyn ObjectStore,
+    removal: &Removal,
+) -> Result<Removed, SnapshotError> {
+    let mut total = Removed::default();
+    let mut needed: BTreeSet<SnapshotId> = BTreeSet::new();
+    for (name, uuid) in &removal.snapshots {
+        let found = match read_record(store, *name).await {
+            // Damaged manifests are removed on somebody's wish only.
+            Ok(Record::Published(manifest)) if manifest.snapshot_uuid() == *uuid => manifest,
+            Ok(Record::Published(_)) | Err(SnapshotError::Damaged(_)) => continue,
+            Ok(Record::Tombstone(_)) => {
+                total.add(sweep(store, *name).await?);
+                continue;
+            }
+            Err(SnapshotError::Store(error)) if error.is_not_found() => continue,
+            Err(error) => return Err(error),
+        };
+        let is_needed = found.pinned_at_us().is_some() || needed.contains(&name.id);
+        let deleted = match is_needed {
+            true => Err(SnapshotError::Pinned { id: name.id }),
+            false => delete_named(store, *name, &removal.reason).await,
+        };
+        match deleted {
+            Ok((_, removed)) => {
+                total.snapshots += 1;
+                total.add(removed);
+            }
+            // Pinned since it was decided.
+            Err(SnapshotError::Pinned { .. }) => needed.extend(found.meta().parent_id),
+            Err(error) => return Err(error),
+        }
+    }
+    for &(first, last) in &removal.log {
+        for number in first..=last {
+            store::delete(store, &paths::wal(number)).await?;
+            total.log_objects += 1;
         }
     }
     Ok(total)
@@ -98,8 +158,12 @@ async fn delete_named(
     name: SnapshotName,
     reason: &str,
 ) -> Result<(Tombstone, Removed), SnapshotError> {
-    let raw = match read_record(store, name).await {
+    let found = Found::read(store, name).await?;
+    let raw = match found.record().map_err(SnapshotError::from) {
         Ok(Record::Tombstone(tombstone)) => return Ok((tombstone, sweep(store, name).await?)),
+        Ok(Record::Published(manifest)) if manifest.pinned_at_us().is_some() => {
+            return Err(SnapshotError::Pinned { id: name.id });
+        }
         Ok(Record::Published(manifest)) => {
             let (uuid, at) = (manifest.snapshot_uuid(), manifest.meta().created_at_us);
             let mut raw = deleted(name, manifest.identity(), uuid, reason, at);
@@ -113,7 +177,10 @@ async fn delete_named(
         Err(error) => return Err(error),
     };
     let body = raw.encode();
-    store::put(store, &name.manifest(), body.clone().into()).await?;
+    if !found.replace(store, body.clone().into()).await? {
+        // Pinned, rewrapped or deleted meanwhile: looked at anew.
+        return Box::pin(delete_named(store, name, reason)).await;
+    }
     let removed = sweep(store, name).await?;
     match Record::decode(name, &body)? {
         Record::Tombstone(tombstone) => Ok((tombstone, removed)),
@@ -138,7 +205,7 @@ async fn claimed(
 ) -> Result<(Identity, SnapshotUuid, u64), SnapshotError> {
     let bytes = store::get(store, &paths::claim(name.id)).await?;
     let claim = Claim::decode(name.id, &bytes)?;
-    let identity = Identity { database: claim.database, ..Identity::default() };
+    let identity = Identity { database: claim.identity.database, ..Identity::default() };
     let uuid = claim.snapshot.map(|(_, uuid)| uuid).unwrap_or_default();
     Ok((identity, uuid, claim.created_at_us))
 }
