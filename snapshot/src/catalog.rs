@@ -119,6 +119,12 @@ impl Catalog {
         Ok(Self { entries, foreign: listing.foreign })
     }
 
+    /// A catalog of these entries.
+    pub fn of_entries(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by_key(Entry::order);
+        Self { entries, foreign: Vec::new() }
+    }
+
     /// Every entry, by `end_lsn`.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

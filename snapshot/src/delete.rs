@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use cutwater_engine::types::SnapshotId;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
 use crate::amend::Found;
@@ -18,6 +19,9 @@ use crate::ident::{Identity, SnapshotUuid};
 use crate::manifest::{RawManifest, Record, State, Tombstone};
 use crate::paths::{self, SnapshotName};
 use crate::store;
+
+/// Objects of the log that are removed at once.
+const REMOVALS_AT_ONCE: usize = 16;
 
 /// What a deletion or sweep removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,13 +148,18 @@ pub(crate) async fn carry_out(
             Err(error) => return Err(error),
         }
     }
-    for &(first, last) in &removal.log {
-        for number in first..=last {
-            store::delete(store, &paths::wal(number)).await?;
-            total.log_objects += 1;
-        }
+    // The oldest first, but for those that go at once: all of them lie before what is promised.
+    let numbers = removal.log.iter().flat_map(|&(first, last)| first..=last);
+    let removals: Vec<_> = numbers.map(|number| delete_log(store, number)).collect();
+    let mut removals = stream::iter(removals).buffered(REMOVALS_AT_ONCE);
+    while let Some(()) = removals.try_next().await? {
+        total.log_objects += 1;
     }
     Ok(total)
+}
+
+async fn delete_log(store: &dyn ObjectStore, number: u64) -> Result<(), SnapshotError> {
+    Ok(store::delete(store, &paths::wal(number)).await?)
 }
 
 async fn delete_named(

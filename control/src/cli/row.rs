@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use cutwater_control::listing::{self, Field, REMOTE_FIELD};
+use cutwater_control::listing::{self, Field, PINNED_FIELD, REMOTE_FIELD};
 use cutwater_engine::resp::Value;
 use cutwater_snapshot::catalog::Entry;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -140,7 +140,9 @@ pub fn table(rows: &[Row]) -> String {
     // Only a server with a remote store tells of it.
     let has_remote = rows.iter().any(|row| row.get(REMOTE_FIELD).is_some());
     let remote = has_remote.then_some((REMOTE_FIELD, "REMOTE"));
-    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(remote).collect();
+    let has_pin = rows.iter().any(|row| row.get(PINNED_FIELD).is_some());
+    let pinned = has_pin.then_some((PINNED_FIELD, "PINNED"));
+    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(pinned).chain(remote).collect();
     let headings = columns.iter().map(|(_, heading)| (*heading).to_owned()).collect();
     let cells = |row: &Row| columns.iter().map(|(name, _)| cell(row.get(name))).collect();
     let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(cells)).collect();

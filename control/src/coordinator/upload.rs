@@ -15,10 +15,11 @@ use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
+use cutwater_snapshot::claim::Removal;
 use cutwater_snapshot::delete::{delete_snapshot, sweep_leftovers};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
-use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State};
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State, Tombstone};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::upload::{Throttle, Upload};
 use tokio::sync::watch;
@@ -153,6 +154,7 @@ impl Uploads {
             status: status_sender,
             throttle: Arc::new(Throttle::new(config.upload_limit_bytes_per_s)),
             remote: None,
+            changes: 0,
             claims: BTreeMap::new(),
             failed: BTreeMap::new(),
             last_error: None,
@@ -250,6 +252,17 @@ impl Uploads {
     }
 }
 
+/// Deletes one snapshot in the remote store.
+async fn remove_one(lease: &Lease, manifest: &Manifest) -> Result<Tombstone, SnapshotError> {
+    let (id, snapshot) = (manifest.id(), (manifest.name(), manifest.snapshot_uuid()));
+    let (snapshots, log, reason) = (vec![snapshot], Vec::new(), DELETED.into());
+    lease.remove(Removal { snapshots, log, reason }).await?;
+    // It is gone, unless it was pinned: then this says so.
+    let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
+    tracing::info!(remote = id.0, "deleted in the remote store");
+    Ok(tombstone)
+}
+
 /// Completes when another server has taken over.
 async fn superseded(mut state: watch::Receiver<RemoteState>) -> SnapshotError {
     loop {
@@ -271,6 +284,8 @@ struct Uploader {
     throttle: Arc<Throttle>,
     /// What is there, once it has been read.
     remote: Option<Catalog>,
+    /// How often it was changed by others when it was read ([`Lease::changes`]).
+    changes: u64,
     /// Claims of ours there that have no manifest yet.
     claims: BTreeMap<SnapshotUuid, SnapshotName>,
     failed: BTreeMap<SnapshotUuid, String>,
@@ -331,6 +346,9 @@ impl Uploader {
     /// Does the next thing; `false` if there is none.
     async fn step(&mut self, lease: &Lease) -> Result<bool, SnapshotError> {
         let view = Arc::clone(&self.view.borrow_and_update());
+        if self.changes != lease.changes() {
+            (self.changes, self.remote) = (lease.changes(), None);
+        }
         let Some(remote) = &mut self.remote else {
             let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
             sweep_leftovers(&*lease.store, &catalog).await?;
@@ -342,12 +360,16 @@ impl Uploader {
             return Ok(true);
         };
         // Children before parents: a delta ends after what it is on top of.
-        let is_unwanted = |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid());
-        let unwanted = remote.published().rev().find(is_unwanted);
-        if let Some(id) = unwanted.map(Manifest::id) {
-            let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
-            tracing::info!(remote = id.0, "deleted in the remote store");
-            remote.bury(tombstone);
+        let is_unwanted =
+            |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid()) && m.pinned_at_us().is_none();
+        let unwanted = remote.published().rev().find(is_unwanted).cloned();
+        if let Some(manifest) = unwanted {
+            match remove_one(lease, &manifest).await {
+                Ok(tombstone) => remote.bury(tombstone),
+                // Pinned there since it was read.
+                Err(SnapshotError::Pinned { .. }) => self.remote = None,
+                Err(error) => return Err(error),
+            }
             return Ok(true);
         }
         let orphan = self.claims.iter().find(|(uuid, _)| !view.has(**uuid));

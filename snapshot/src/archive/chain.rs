@@ -63,8 +63,8 @@ impl Archive {
         // Futures, not a closure that makes them: with one, this future would not be `Send`.
         let reads: Vec<_> =
             numbers.iter().map(|(&number, &bytes)| read(store, database, number, bytes)).collect();
-        let entries = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(Self { entries, foreign })
+        let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(Self { entries: entries.into_iter().flatten().collect(), foreign })
     }
 
     /// The headers that can be believed, by number.
@@ -163,8 +163,8 @@ pub async fn find_head(
             .iter()
             .map(|&(number, bytes)| read(store, identity.database, number, bytes))
             .collect();
-        let mut entries: Vec<WalEntry> =
-            stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        let mut entries: Vec<WalEntry> = entries.into_iter().flatten().collect();
         entries.reverse();
         let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
         let own = chain(headers().filter(|header| header.identity.history == identity.history));
@@ -199,20 +199,23 @@ pub(super) async fn list(
     Ok((numbers, foreign))
 }
 
-/// Reads one header.
+/// Reads one header; `None` if the object was removed since it was listed.
 pub(super) async fn read(
     store: &dyn ObjectStore,
     database: DatabaseId,
     number: WalNumber,
     size_bytes: u64,
-) -> Result<WalEntry, ArchiveError> {
+) -> Result<Option<WalEntry>, ArchiveError> {
     let path = paths::wal(number.0);
     let end = size_bytes.min(HEADER_BYTES as u64);
     let bytes = match end {
         0 => Ok(bytes::Bytes::new()),
         _ => store.get_range(&path, 0..end).await,
     };
-    let bytes = bytes.map_err(|e| StoreError::failed(Operation::Get, &path, e))?;
+    let bytes = match bytes {
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        bytes => bytes.map_err(|e| StoreError::failed(Operation::Get, &path, e))?,
+    };
     let header = WalHeader::decode(number, &bytes).and_then(|header| {
         let (expected, found) = (header.object_bytes(), size_bytes);
         if expected == found {
@@ -226,5 +229,5 @@ pub(super) async fn read(
         let (expected, found) = (database, header.identity.database);
         return Err(ArchiveError::ForeignDatabase { object: path.to_string(), expected, found });
     }
-    Ok(WalEntry { number, size_bytes, header })
+    Ok(Some(WalEntry { number, size_bytes, header }))
 }

@@ -99,5 +99,6 @@ async fn headers(
     // Futures, not a closure that makes them: with one, this future would not be `Send`.
     let reads: Vec<_> =
         objects.iter().map(|(number, meta)| read(store, database, *number, meta.size)).collect();
-    stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await
+    let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+    Ok(entries.into_iter().flatten().collect())
 }

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 
 use super::chain::ChainHead;
@@ -56,19 +56,17 @@ pub struct ArchiveWriter {
 }
 
 /// Says whether a writer still is the store's writer.
-#[async_trait]
 pub trait Fence: fmt::Debug + Send + Sync {
     /// Looks at the claims.
     ///
     /// # Errors
     /// [`SnapshotError::Fenced`] if another writer has taken over, or the store's error.
-    async fn check(&self) -> Result<(), SnapshotError>;
+    fn check(&self) -> BoxFuture<'_, Result<(), SnapshotError>>;
 }
 
-#[async_trait]
 impl Fence for tokio::sync::Mutex<Claimant> {
-    async fn check(&self) -> Result<(), SnapshotError> {
-        self.lock().await.check().await
+    fn check(&self) -> BoxFuture<'_, Result<(), SnapshotError>> {
+        Box::pin(async move { self.lock().await.check().await })
     }
 }
 
