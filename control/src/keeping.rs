@@ -7,8 +7,9 @@ use cutwater_snapshot::retention::{GOES, Policy};
 
 use crate::config::{MAX_KEEP_LAST, parse_keep_for};
 use crate::coordinator::Handle;
-use crate::coordinator::pins::Pinned;
-use crate::coordinator::retention::{Kept, What};
+use crate::coordinator::pins::{PinError, Pinned};
+use crate::coordinator::retention::{Kept, PruneError, What};
+use crate::fault::{Fault, reply_text};
 
 /// Answers `SNAPSHOT PIN id`, `SNAPSHOT UNPIN id` and `SNAPSHOT PRUNE [DRYRUN] [KEEPLAST n] [KEEPFOR
 /// duration]`.
@@ -24,7 +25,7 @@ pub async fn answer(subcommand: &[u8], args: Args<'_>, handle: &Handle, reply: A
                 reply.array(kept.len());
                 kept.iter().for_each(|kept| write(reply, kept));
             }),
-            Err(error) => reply.reply(|reply| reply.error(&format!("ERR {error}"))),
+            Err(error) => reply.reply(|reply| reply.error(&prune_error(&error))),
         };
     }
     let text = args.get(2).and_then(|text| std::str::from_utf8(text).ok());
@@ -42,8 +43,26 @@ pub async fn answer(subcommand: &[u8], args: Args<'_>, handle: &Handle, reply: A
         Ok(Pinned::RemotePending) => reply.reply(|reply| {
             reply.simple("OK: pinned here; the remote store's copy when it is there and answers");
         }),
-        Err(error) => reply.reply(|reply| reply.error(&format!("ERR {error}"))),
+        Err(error) => reply.reply(|reply| reply.error(&pin_error(&error))),
     }
+}
+
+fn prune_error(error: &PruneError) -> String {
+    let fault = match error {
+        PruneError::Coordinator(error) => return reply_text(error),
+        PruneError::Snapshot(error) => Fault::from(error),
+        PruneError::Archive(error) => Fault::from(error),
+    };
+    format!("{} {error}", fault.word())
+}
+
+fn pin_error(error: &PinError) -> String {
+    let fault = match error {
+        PinError::Coordinator(error) => return reply_text(error),
+        PinError::Remote(error) => Fault::from(error),
+        PinError::NoAnswer => Fault::Unreachable,
+    };
+    format!("{} {error}", fault.word())
 }
 
 /// The policy, if one is given, and whether it is only asked.

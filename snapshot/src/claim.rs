@@ -20,7 +20,7 @@ use cutwater_engine::types::{Lsn, SnapshotId};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
-use crate::delete::{Removed, carry_out};
+use crate::delete::{self, Removed};
 use crate::error::SnapshotError;
 use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid, WriterNonce};
 use crate::manifest::{RawManifest, State};
@@ -140,7 +140,7 @@ impl Claimant {
         // Each names all that the ones before it of the same writer have left, and a takeover comes
         // between two writers.
         if let Some(removal) = open.iter().rev().find_map(|claim| claim.removal.as_ref()) {
-            carry_out(&*claimant.store, removal).await?;
+            delete::remove(&*claimant.store, removal).await?;
         }
         let histories = written_histories(&open, (identity, now_us));
         Ok(Takeover { claimant, aborted, kept, histories })
@@ -234,7 +234,7 @@ impl Claimant {
                 Claimed::Theirs(claim) => self.pass(&claim).await?,
             }
         }
-        let removed = carry_out(&*self.store, &removal).await?;
+        let removed = delete::remove(&*self.store, &removal).await?;
         self.removing = Removal::default();
         Ok(removed)
     }

@@ -113,12 +113,13 @@ pub async fn sweep_leftovers(
     Ok(total)
 }
 
-/// Carries out what a writer has claimed to remove ([`crate::claim::Claimant::remove`]): what is
-/// gone already is fine, what is pinned stays, and so does what is below it.
-pub(crate) async fn carry_out(
-    store: &dyn ObjectStore,
-    removal: &Removal,
-) -> Result<Removed, SnapshotError> {
+/// Removes snapshots and log: what is gone already is fine, what is pinned stays, and so does what is
+/// below it. In a store that others may take over it is claimed first, by
+/// [`crate::claim::Claimant::remove`].
+///
+/// # Errors
+/// The store's, after which it can be repeated.
+pub async fn remove(store: &dyn ObjectStore, removal: &Removal) -> Result<Removed, SnapshotError> {
     let mut total = Removed::default();
     let mut needed: BTreeSet<SnapshotId> = BTreeSet::new();
     for (name, uuid) in &removal.snapshots {

@@ -91,6 +91,20 @@ impl Row {
         Ok(Self(fields))
     }
 
+    /// Any map of fields, if it is one.
+    pub fn of_map(reply: &Value) -> Option<Self> {
+        Self::fields_of(reply).ok()
+    }
+
+    fn fields_of(reply: &Value) -> Result<Self, RowError> {
+        let field = |(name, value): (&Value, &Value)| {
+            let name = name.as_str().ok_or(RowError::NotMap)?;
+            Ok((name.to_owned(), field(name, value)?))
+        };
+        let pairs = reply.pairs().ok_or(RowError::NotMap)?.into_iter();
+        Ok(Self(pairs.map(field).collect::<Result<_, _>>()?))
+    }
+
     /// A snapshot of a store that was opened here.
     pub fn from_entry(entry: &Entry) -> Self {
         let fields = listing::fields(entry).into_iter();

@@ -18,9 +18,10 @@ use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::archive::Fence;
 use cutwater_snapshot::claim::{Claimant, Removal, Takeover, WrittenHistory, require_database};
-use cutwater_snapshot::delete::{Removed, sweep};
+use cutwater_snapshot::delete::{Removed, delete_snapshot, sweep};
 use cutwater_snapshot::error::{SnapshotError, StoreError};
 use cutwater_snapshot::ident::{HistoryId, Identity, SnapshotUuid, WriterNonce};
+use cutwater_snapshot::manifest::{Manifest, Tombstone};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::store::probe;
 use futures::future::BoxFuture;
@@ -165,6 +166,24 @@ impl Lease {
         let removed = claimant.remove(removal, wall_micros()).await;
         self.last_id.store(claimant.last_id().0, Ordering::Release);
         removed
+    }
+
+    /// Deletes one snapshot, claimed beforehand.
+    ///
+    /// # Errors
+    /// As for [`Lease::remove`], and [`SnapshotError::Pinned`].
+    pub async fn delete(
+        &self,
+        manifest: &Manifest,
+        reason: &str,
+    ) -> Result<Tombstone, SnapshotError> {
+        let (id, snapshot) = (manifest.id(), (manifest.name(), manifest.snapshot_uuid()));
+        let (snapshots, log) = (vec![snapshot], Vec::new());
+        self.remove(Removal { snapshots, log, reason: reason.to_owned() }).await?;
+        // It is gone, unless it was pinned: then this says so.
+        let (tombstone, _) = delete_snapshot(&*self.store, id, &[], reason).await?;
+        tracing::info!(remote = id.0, "deleted in the remote store");
+        Ok(tombstone)
     }
 
     /// Tells the uploads that snapshots were removed or pinned beside them.

@@ -15,11 +15,10 @@ use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
-use cutwater_snapshot::claim::Removal;
-use cutwater_snapshot::delete::{delete_snapshot, sweep_leftovers};
+use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
-use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State, Tombstone};
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::upload::{Throttle, Upload};
 use tokio::sync::watch;
@@ -252,17 +251,6 @@ impl Uploads {
     }
 }
 
-/// Deletes one snapshot in the remote store.
-async fn remove_one(lease: &Lease, manifest: &Manifest) -> Result<Tombstone, SnapshotError> {
-    let (id, snapshot) = (manifest.id(), (manifest.name(), manifest.snapshot_uuid()));
-    let (snapshots, log, reason) = (vec![snapshot], Vec::new(), DELETED.into());
-    lease.remove(Removal { snapshots, log, reason }).await?;
-    // It is gone, unless it was pinned: then this says so.
-    let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
-    tracing::info!(remote = id.0, "deleted in the remote store");
-    Ok(tombstone)
-}
-
 /// Completes when another server has taken over.
 async fn superseded(mut state: watch::Receiver<RemoteState>) -> SnapshotError {
     loop {
@@ -284,7 +272,7 @@ struct Uploader {
     throttle: Arc<Throttle>,
     /// What is there, once it has been read.
     remote: Option<Catalog>,
-    /// How often it was changed by others when it was read ([`Lease::changes`]).
+    /// [`Lease::changes`] when it was read.
     changes: u64,
     /// Claims of ours there that have no manifest yet.
     claims: BTreeMap<SnapshotUuid, SnapshotName>,
@@ -364,9 +352,8 @@ impl Uploader {
             |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid()) && m.pinned_at_us().is_none();
         let unwanted = remote.published().rev().find(is_unwanted).cloned();
         if let Some(manifest) = unwanted {
-            match remove_one(lease, &manifest).await {
+            match lease.delete(&manifest, DELETED).await {
                 Ok(tombstone) => remote.bury(tombstone),
-                // Pinned there since it was read.
                 Err(SnapshotError::Pinned { .. }) => self.remote = None,
                 Err(error) => return Err(error),
             }
