@@ -20,6 +20,7 @@ use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::orphans::{ORPHAN_GRACE, sweep_orphans};
+use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::pin::set_pin;
 use cutwater_snapshot::retention::{Holdings, Policy, Promise, Stay};
 use tokio::task::JoinHandle;
@@ -197,9 +198,14 @@ impl Keeper {
         status: &UploadStatus,
     ) -> Result<(), PruneError> {
         let (store, database) = (&*lease.store, lease.identity.database);
-        let mut catalog = Catalog::load(store, database).await?;
         let pinned = entries.iter().filter_map(Entry::manifest);
-        for manifest in pinned.filter(|manifest| manifest.pinned_at_us().is_some()) {
+        let pinned: Vec<_> = pinned.filter(|m| m.pinned_at_us().is_some()).collect();
+        let is_time = self.swept_at.is_none_or(|at| at.elapsed() >= INTERVAL);
+        if self.policy.is_empty() && pinned.is_empty() && !is_time {
+            return Ok(());
+        }
+        let mut catalog = Catalog::load(store, database).await?;
+        for manifest in pinned {
             let Some(id) = status.uploaded.get(&manifest.snapshot_uuid()) else { continue };
             let there = catalog.get(*id).and_then(Entry::manifest);
             if there.is_some_and(|there| there.pinned_at_us().is_none()) {
@@ -213,7 +219,6 @@ impl Keeper {
             let promise = Promise::new(&holdings, &self.policy, wall_micros());
             self.remove_there(lease, &catalog, &holdings, &promise).await?;
         }
-        let is_time = self.swept_at.is_none_or(|at| at.elapsed() >= INTERVAL);
         if is_time {
             self.sweep_there(lease, &catalog).await?;
             self.swept_at = Some(Instant::now());
@@ -252,7 +257,7 @@ impl Keeper {
     async fn sweep_there(&self, lease: &Arc<Lease>, catalog: &Catalog) -> Result<(), PruneError> {
         let (store, database) = (&*lease.store, lease.identity.database);
         let published: BTreeSet<_> = catalog.published().map(Manifest::name).collect();
-        let is_known = |name| published.contains(&name);
+        let is_known = |name: SnapshotName| published.contains(&name);
         let removed = sweep_orphans(store, database, &is_known, ORPHAN_GRACE).await?;
         if removed.objects > 0 {
             tracing::info!(objects = removed.objects, "orphans of the remote store were removed");
