@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::coordinator::{CoordinatorError, Deleted, Handle};
 use crate::fault::{self, Fault};
+use crate::keeping;
 use crate::listing::{Field, REMOTE_FIELD, fields};
 use crate::status;
 
@@ -72,6 +73,9 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             Ok(found) => reply.reply(|reply| map(reply, &status::fields(&found))),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
+        (b"snapshot", b"pin" | b"unpin" | b"prune") => {
+            keeping::answer(&subcommand, args, &handle, reply).await;
+        }
         (b"snapshot", b"rekey") => {
             let all = args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"all"));
             match (all, snapshot_id(args)) {

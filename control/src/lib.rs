@@ -21,6 +21,7 @@ pub mod data_dir;
 pub mod database;
 pub mod fault;
 pub mod identity;
+pub mod keeping;
 pub mod keys;
 pub mod listing;
 pub mod metrics;

@@ -12,6 +12,9 @@ const RFC_3339_END_US: u64 = 253_402_300_800_000_000;
 /// The field that says where a snapshot is in the remote store, of a server that has one.
 pub const REMOTE_FIELD: &str = "remote";
 
+/// The field that says since when a snapshot is pinned, of one that is.
+pub const PINNED_FIELD: &str = "pinned_at";
+
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -27,7 +30,7 @@ pub enum Field {
 
 /// The fields of a snapshot in the order in which they are shown: `id`, `name`, `kind`, `state`,
 /// `begin_lsn`, `end_lsn`, `created_at` (RFC 3339), `data_bytes`, `entries`, `parent_id`, and
-/// `reason` where there is one. All but the last are always there, [`Field::Nothing`] where not
+/// `reason` or `pinned_at` where there is one. All but the last are always there, [`Field::Nothing`] where not
 /// known.
 pub fn fields(entry: &Entry) -> Vec<(&'static str, Field)> {
     let meta = entry.manifest().map(|manifest| manifest.meta());
@@ -58,7 +61,12 @@ pub fn fields(entry: &Entry) -> Vec<(&'static str, Field)> {
             fields.push(("reason", text(Some(&tombstone.reason))));
         }
         EntryState::Unreadable { reason } => fields.push(("reason", text(Some(reason)))),
-        EntryState::Published(_) | EntryState::Unfinished => {}
+        EntryState::Published(manifest) => {
+            if let Some(at_us) = manifest.pinned_at_us() {
+                fields.push((PINNED_FIELD, text(rfc_3339(at_us))));
+            }
+        }
+        EntryState::Unfinished => {}
     }
     fields
 }

@@ -246,6 +246,8 @@ async fn start(
     database.accept_plain = config.accept_plain;
     database.compression = config.compression;
     database.snapshot_limit_bytes_per_s = config.snapshot_limit_bytes_per_s;
+    database.schedule.clone_from(&config.schedule);
+    database.retention = config.retention;
     Ok(Running { database: Database::open(database).await? })
 }
 

@@ -119,6 +119,12 @@ impl Catalog {
         Ok(Self { entries, foreign: listing.foreign })
     }
 
+    /// A catalog of these entries.
+    pub fn of_entries(mut entries: Vec<Entry>) -> Self {
+        entries.sort_by_key(Entry::order);
+        Self { entries, foreign: Vec::new() }
+    }
+
     /// Every entry, by `end_lsn`.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -235,7 +241,9 @@ pub async fn database_of(store: &dyn ObjectStore) -> Result<DatabaseId, Snapshot
                 Err(error) => return Err(error.into()),
             };
             let database = match named {
-                Some(Named::Claim(id)) => Claim::decode(id, &bytes).map(|claim| claim.database),
+                Some(Named::Claim(id)) => {
+                    Claim::decode(id, &bytes).map(|claim| claim.identity.database)
+                }
                 Some(Named::Manifest(name)) => {
                     Record::decode(name, &bytes).map(|record| match record {
                         Record::Published(manifest) => manifest.identity().database,

@@ -5,120 +5,36 @@
 //! its claim: a higher epoch there fences it. A takeover claims with a new epoch first and only
 //! then puts an `aborted` manifest for every open claim below; an older writer that wakes up later
 //! finds its manifest's place taken. Tombstones are put here, too, since they follow from claims.
+//!
+//! A removal is claimed as well ([`Claimant::remove`]). Without that a writer that is stopped
+//! between looking whether it still is the writer and putting a tombstone could end a snapshot on
+//! which its successor builds. So either the successor's takeover comes first, and the removal is
+//! refused; or the removal's claim does, and the takeover carries it out before it goes on.
 
-use std::collections::BTreeSet;
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cutwater_engine::types::{Lsn, SnapshotId};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use serde::{Deserialize, Serialize};
 
-use crate::chunk::mismatch;
-use crate::error::{Damage, Flaw, SnapshotError};
-use crate::ident::{DatabaseId, Identity, SnapshotUuid, WriterNonce};
+use crate::delete::{self, Removed};
+use crate::error::SnapshotError;
+use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid, WriterNonce};
 use crate::manifest::{RawManifest, State};
-use crate::msgpack::{self, CrcField};
 use crate::paths::{self, Named, SnapshotName};
 use crate::store::{self, Created};
 
-/// The format of claims that this code writes, and the only one that it reads.
-pub const CLAIM_VERSION: u32 = 1;
+use self::record::checked;
+pub use self::record::{CLAIM_VERSION, Claim, Removal, read_claim};
 
-/// A claim as stored. Field order is the stored order; `crc32c` must stay last.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RawClaim {
-    format_version: u32,
-    claim_id: SnapshotId,
-    epoch: u64,
-    writer_nonce: WriterNonce,
-    database_id: DatabaseId,
-    snapshot: Option<SnapshotName>,
-    snapshot_uuid: Option<SnapshotUuid>,
-    created_at_us: u64,
-    crc32c: CrcField,
-}
-
-/// A claim: who took an id, and for what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The id.
-    pub id: SnapshotId,
-    /// Counted up by every takeover.
-    pub epoch: u64,
-    /// The writer.
-    pub nonce: WriterNonce,
-    /// The database.
-    pub database: DatabaseId,
-    /// The snapshot for which the id was taken; `None` for a takeover.
-    pub snapshot: Option<(SnapshotName, SnapshotUuid)>,
-    /// When, in microseconds since the Unix epoch.
-    pub created_at_us: u64,
-}
-
-impl Claim {
-    /// The stored form.
-    pub fn encode(&self) -> Vec<u8> {
-        msgpack::encode(&RawClaim {
-            format_version: CLAIM_VERSION,
-            claim_id: self.id,
-            epoch: self.epoch,
-            writer_nonce: self.nonce,
-            database_id: self.database,
-            snapshot: self.snapshot.map(|(name, _)| name),
-            snapshot_uuid: self.snapshot.map(|(_, uuid)| uuid),
-            created_at_us: self.created_at_us,
-            crc32c: CrcField::default(),
-        })
-    }
-
-    /// Compares the claim with the manifest of the same id.
-    ///
-    /// # Errors
-    /// [`Damage`] that names the claim, if it is another snapshot's.
-    pub fn check_names(&self, name: SnapshotName, uuid: SnapshotUuid) -> Result<(), Damage> {
-        if self.snapshot == Some((name, uuid)) {
-            return Ok(());
-        }
-        let found = self.snapshot.map_or("none".into(), |(name, uuid)| format!("{name} {uuid}"));
-        let flaw = mismatch("the snapshot", format!("{name} {uuid}"), found);
-        Err(Damage::whole(paths::claim(self.id), flaw))
-    }
-
-    /// The claim stored at `id`.
-    ///
-    /// # Errors
-    /// [`Damage`] that names the object.
-    pub fn decode(id: SnapshotId, bytes: &[u8]) -> Result<Self, Damage> {
-        let decoded = msgpack::decode::<RawClaim>(bytes).and_then(|raw| raw.validate(id));
-        decoded.map_err(|flaw| Damage::whole(paths::claim(id), flaw))
-    }
-}
-
-impl RawClaim {
-    fn validate(self, id: SnapshotId) -> Result<Claim, Flaw> {
-        if self.format_version != CLAIM_VERSION {
-            return Err(Flaw::Version(self.format_version.into()));
-        }
-        if self.claim_id != id {
-            return Err(mismatch("claim_id", id, self.claim_id));
-        }
-        let snapshot = match (self.snapshot, self.snapshot_uuid) {
-            (None, None) => None,
-            (Some(name), Some(uuid)) if name.id == id => Some((name, uuid)),
-            (Some(name), Some(_)) => return Err(mismatch("the snapshot's id", id, name.id)),
-            _ => return Err(mismatch("snapshot and snapshot_uuid", "together", "apart")),
-        };
-        Ok(Claim {
-            id,
-            epoch: self.epoch,
-            nonce: self.writer_nonce,
-            database: self.database_id,
-            snapshot,
-            created_at_us: self.created_at_us,
-        })
-    }
-}
+/// Claims that a takeover reads at once.
+const READS_AT_ONCE: usize = 16;
+/// After another history has taken over, log of the one before has no LSN further ahead than this:
+/// clocks of two machines do not differ by more.
+const CLOCK_SLACK_US: u64 = 24 * 3600 * 1_000_000;
 
 /// The one writer of a store, as long as nobody takes over.
 #[derive(Debug)]
@@ -128,6 +44,8 @@ pub struct Claimant {
     nonce: WriterNonce,
     epoch: u64,
     last: SnapshotId,
+    /// What may not be removed yet of what was claimed to be.
+    removing: Removal,
 }
 
 /// What a takeover did.
@@ -140,6 +58,17 @@ pub struct Takeover {
     pub aborted: Vec<SnapshotName>,
     /// The open claims that it left open, for the writer to finish.
     pub kept: Vec<(SnapshotName, SnapshotUuid)>,
+    /// Every history that has ever written here.
+    pub histories: BTreeMap<HistoryId, WrittenHistory>,
+}
+
+/// What claims tell of a history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WrittenHistory {
+    /// Where it forked off.
+    pub fork: Option<Fork>,
+    /// No log of it lies above: another one has taken over. `None` if it may go on.
+    pub log_end: Option<Lsn>,
 }
 
 impl Claimant {
@@ -177,12 +106,19 @@ impl Claimant {
             Some(id) => read_claim(&*store, *id, identity.database).await?.epoch,
             None => 0,
         };
-        let mut claimant = Self { store, identity, nonce, epoch: epoch.saturating_add(1), last };
+        let mut claimant = Self {
+            store,
+            identity,
+            nonce,
+            epoch: epoch.saturating_add(1),
+            last,
+            removing: Removal::default(),
+        };
         let mut open: Vec<SnapshotId> =
             known.claims.difference(&known.manifests).copied().collect();
         // Whoever claims meanwhile is an earlier writer that has not met us, or another takeover.
         loop {
-            match claimant.try_claim(None, now_us).await? {
+            match claimant.try_claim(Purpose::Nothing, now_us).await? {
                 Claimed::Ours(_) => break,
                 Claimed::Theirs(claim) => {
                     claimant.epoch = claimant.epoch.max(claim.epoch.saturating_add(1));
@@ -190,16 +126,24 @@ impl Claimant {
                 }
             }
         }
+        let reads = open.iter().map(|id| read_claim(&*claimant.store, *id, identity.database));
+        let reads: Vec<_> = reads.collect();
+        let open: Vec<Claim> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         let (mut aborted, mut kept) = (Vec::new(), Vec::new());
-        for id in open {
-            let claim = read_claim(&*claimant.store, id, identity.database).await?;
+        for claim in &open {
             if let Some(snapshot) = claim.snapshot.filter(|(_, uuid)| keep.contains(uuid)) {
                 kept.push(snapshot);
                 continue;
             }
-            aborted.extend(claimant.abort_claimed(&claim, "its writer was superseded").await?);
+            aborted.extend(claimant.abort_claimed(claim, "its writer was superseded").await?);
         }
-        Ok(Takeover { claimant, aborted, kept })
+        // Each names all that the ones before it of the same writer have left, and a takeover comes
+        // between two writers.
+        if let Some(removal) = open.iter().rev().find_map(|claim| claim.removal.as_ref()) {
+            delete::remove(&*claimant.store, removal).await?;
+        }
+        let histories = written_histories(&open, (identity, now_us));
+        Ok(Takeover { claimant, aborted, kept, histories })
     }
 
     /// Takes the next id for a snapshot that begins at `begin_lsn`.
@@ -214,7 +158,7 @@ impl Claimant {
         now_us: u64,
     ) -> Result<SnapshotName, SnapshotError> {
         loop {
-            let claim = match self.try_claim(Some((begin_lsn, uuid)), now_us).await? {
+            let claim = match self.try_claim(Purpose::Snapshot(begin_lsn, uuid), now_us).await? {
                 Claimed::Ours(claim) => {
                     return Ok(claim.snapshot.expect("this claim names a snapshot").0);
                 }
@@ -261,11 +205,38 @@ impl Claimant {
     /// As for [`Claimant::claim`].
     pub async fn fill(&mut self, before: SnapshotId, now_us: u64) -> Result<(), SnapshotError> {
         while self.next_id() < before {
-            if let Claimed::Theirs(claim) = self.try_claim(None, now_us).await? {
+            if let Claimed::Theirs(claim) = self.try_claim(Purpose::Nothing, now_us).await? {
                 self.pass(&claim).await?;
             }
         }
         Ok(())
+    }
+
+    /// Removes snapshots and log, once a claim for it is there. What is pinned stays. After an error
+    /// it can be repeated; the next removal includes it in any case.
+    ///
+    /// # Errors
+    /// As for [`Claimant::claim`].
+    pub async fn remove(
+        &mut self,
+        removal: Removal,
+        now_us: u64,
+    ) -> Result<Removed, SnapshotError> {
+        let removal = removal.behind(&self.removing);
+        if removal.is_empty() {
+            return Ok(Removed::default());
+        }
+        // Before it is known whether the claim has landed.
+        self.removing = removal.clone();
+        loop {
+            match self.try_claim(Purpose::Removal(removal.clone()), now_us).await? {
+                Claimed::Ours(_) => break,
+                Claimed::Theirs(claim) => self.pass(&claim).await?,
+            }
+        }
+        let removed = delete::remove(&*self.store, &removal).await?;
+        self.removing = Removal::default();
+        Ok(removed)
     }
 
     /// Looks whether another writer has taken over, by reading the claim that would be ours next.
@@ -304,8 +275,9 @@ impl Claimant {
             id: snapshot.0.id,
             epoch: self.epoch,
             nonce: self.nonce,
-            database: self.identity.database,
+            identity: self.identity,
             snapshot: Some(snapshot),
+            removal: None,
             created_at_us: now_us,
         };
         self.abort_claimed(&claim, reason).await.map(drop)
@@ -331,18 +303,22 @@ impl Claimant {
         self.identity
     }
 
-    async fn try_claim(
-        &mut self,
-        snapshot: Option<(Lsn, SnapshotUuid)>,
-        now_us: u64,
-    ) -> Result<Claimed, SnapshotError> {
+    async fn try_claim(&mut self, purpose: Purpose, now_us: u64) -> Result<Claimed, SnapshotError> {
         let id = self.next_id();
+        let (snapshot, removal) = match purpose {
+            Purpose::Nothing => (None, None),
+            Purpose::Snapshot(begin_lsn, uuid) => {
+                (Some((SnapshotName { id, begin_lsn }, uuid)), None)
+            }
+            Purpose::Removal(removal) => (None, Some(removal)),
+        };
         let claim = Claim {
             id,
             epoch: self.epoch,
             nonce: self.nonce,
-            database: self.identity.database,
-            snapshot: snapshot.map(|(begin_lsn, uuid)| (SnapshotName { id, begin_lsn }, uuid)),
+            identity: self.identity,
+            snapshot,
+            removal,
             created_at_us: now_us,
         };
         let body = claim.encode().into();
@@ -371,10 +347,39 @@ impl Claimant {
     }
 }
 
+/// What an id is taken for.
+enum Purpose {
+    /// A takeover, or to be filled.
+    Nothing,
+    Snapshot(Lsn, SnapshotUuid),
+    Removal(Removal),
+}
+
 /// What came of a try to claim an id.
 enum Claimed {
     Ours(Claim),
     Theirs(Claim),
+}
+
+/// What the claims without a manifest, takeovers among them, and the newest takeover tell.
+fn written_histories(
+    open: &[Claim],
+    newest: (Identity, u64),
+) -> BTreeMap<HistoryId, WrittenHistory> {
+    let mut histories: BTreeMap<HistoryId, WrittenHistory> = BTreeMap::new();
+    let mut at: Option<HistoryId> = None;
+    let claims = open.iter().map(|claim| (claim.identity, claim.created_at_us));
+    for (Identity { history, fork, .. }, since_us) in claims.chain([newest]) {
+        if let Some(ended) = at.filter(|before| *before != history)
+            && let Some(ended) = histories.get_mut(&ended)
+        {
+            let end_us = since_us.saturating_add(CLOCK_SLACK_US).min(u64::MAX >> Lsn::COUNTER_BITS);
+            ended.log_end = Some(Lsn::from_micros(end_us));
+        }
+        histories.insert(history, WrittenHistory { fork, log_end: None });
+        at = Some(history);
+    }
+    histories
 }
 
 /// Which ids a store's names show.
@@ -429,27 +434,4 @@ pub async fn require_database(
         Some(id) => read_claim(store, *id, database).await.map(drop),
         None => Ok(()),
     }
-}
-
-/// Reads the claim of an id.
-///
-/// # Errors
-/// As for [`Claimant::take_over`].
-pub async fn read_claim(
-    store: &dyn ObjectStore,
-    id: SnapshotId,
-    database: DatabaseId,
-) -> Result<Claim, SnapshotError> {
-    let bytes = store::get(store, &paths::claim(id)).await?;
-    checked(id, &bytes, database)
-}
-
-fn checked(id: SnapshotId, bytes: &Bytes, database: DatabaseId) -> Result<Claim, SnapshotError> {
-    let claim = Claim::decode(id, bytes)?;
-    if claim.database != database {
-        let (expected, found) = (database, claim.database);
-        let object = paths::claim(id).to_string();
-        return Err(SnapshotError::ForeignDatabase { object, expected, found });
-    }
-    Ok(claim)
 }

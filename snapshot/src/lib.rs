@@ -2,8 +2,9 @@
 //!
 //! A snapshot is written by [`writer`] behind a [`claim`], listed by [`catalog`], read back by
 //! [`reader`], checked by [`verify`], ended by [`delete`], copied into another store by [`upload`]
-//! and brought elsewhere by [`restore`]; the log behind it is in the [`archive`], and [`plan`] says
-//! what of both makes a moment. Deltas and the base below them are a [`chain`].
+//! and brought elsewhere by [`restore`]; the log behind it is in the [`archive`], [`plan`] says
+//! what of both makes a moment, and [`retention`] what of both may go, but for what has a [`pin`];
+//! [`orphans`] nobody needs. Deltas and the base below them are a [`chain`].
 //! With keys configured it is sealed ([`sealing`]), and [`rekey`] brings it under another key.
 //! Underneath lie the formats ([`chunk`], [`compression`], [`decoder`], [`manifest`], [`claim`];
 //! byte by byte in `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
@@ -11,6 +12,7 @@
 //! Everything runs on the caller's tokio runtime. Nothing here reads the clock; randomness comes
 //! from [`ident`] only.
 
+mod amend;
 pub mod archive;
 pub mod catalog;
 pub mod chain;
@@ -26,12 +28,15 @@ pub mod local;
 pub mod manifest;
 mod msgpack;
 mod object_writer;
+pub mod orphans;
 mod pack;
 pub mod paths;
+pub mod pin;
 pub mod plan;
 pub mod reader;
 pub mod rekey;
 pub mod restore;
+pub mod retention;
 pub mod sealing;
 pub mod store;
 pub mod upload;

@@ -2,7 +2,8 @@
 //!
 //! object_store's `LocalFileSystem` does the reading and writing (with fsync); this wrapper mends
 //! what its code does otherwise than a store must: deletes are not synced, nor is what a create
-//! finds; and a listing skips what it may not look at, and is empty when the whole folder is gone.
+//! finds; a listing skips what it may not look at, and is empty when the whole folder is gone; and
+//! an object cannot be replaced on the condition that it is still the one that was read.
 //! Files named `x#1` are writes that have not finished, and no objects.
 
 use std::fmt;
@@ -17,7 +18,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    UpdateVersion,
 };
 
 use crate::error::{Operation, StoreError};
@@ -188,7 +190,10 @@ impl ObjectStore for LocalStore {
         let runtime = tokio::runtime::Handle::current();
         // On a thread that goes on when the caller is gone, and so does what it counts for.
         let result = tokio::task::spawn_blocking(move || {
-            let result = runtime.block_on(inner.put_opts(&to, payload, opts));
+            let result = match opts.mode.clone() {
+                PutMode::Update(version) => runtime.block_on(update(&inner, &to, payload, version)),
+                _ => runtime.block_on(inner.put_opts(&to, payload, opts)),
+            };
             drop(put);
             result
         });
@@ -277,6 +282,28 @@ impl ObjectStore for LocalStore {
     }
 }
 
+/// Replaces an object if it is still this version of it. Whoever else does so, in whatever process,
+/// waits meanwhile for a lock on its folder, which a process that ends gives back.
+async fn update(
+    inner: &LocalFileSystem,
+    location: &Path,
+    payload: PutPayload,
+    version: UpdateVersion,
+) -> Result<PutResult> {
+    let file = inner.path_to_filesystem(location)?;
+    let folder = File::open(file.parent().unwrap_or(&file)).map_err(generic)?;
+    folder.lock().map_err(generic)?;
+    let found = inner.head(location).await?.e_tag;
+    if found != version.e_tag {
+        let source = format!("its ETag is {found:?}, not {:?}", version.e_tag);
+        return Err(object_store::Error::Precondition {
+            path: location.to_string(),
+            source: source.into(),
+        });
+    }
+    inner.put(location, payload).await
+}
+
 /// Makes a folder and its missing parents, and syncs every folder that got a new entry.
 pub(crate) fn create_folder(folder: &FsPath) -> io::Result<()> {
     let mut missing = Vec::new();
@@ -343,7 +370,6 @@ fn generic(source: io::Error) -> object_store::Error {
 #[cfg(test)]
 mod tests {
     use futures::TryStreamExt;
-    use object_store::ObjectStoreExt;
 
     use super::*;
 

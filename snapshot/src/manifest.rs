@@ -162,6 +162,8 @@ pub struct RawManifest {
     /// The digest of each slot at its part's watermark, over all its entries
     /// (`cutwater_engine::keyspace::SlotDigests`): 16,384 numbers of 16 bytes.
     pub slot_digests: Option<ByteBuf>,
+    /// Since when it is pinned, in microseconds since the Unix epoch. Not authenticated.
+    pub pinned_at_us: Option<u64>,
     /// CRC32C of all bytes before it.
     pub crc32c: CrcField,
 }
@@ -254,6 +256,7 @@ impl RawManifest {
             parent_digest: None,
             digest_seed: None,
             slot_digests: None,
+            pinned_at_us: None,
             crc32c: CrcField::default(),
         }
     }
@@ -264,11 +267,11 @@ impl RawManifest {
     }
 
     /// What is authenticated, and what a child names its parent by: the stored form without the
-    /// fields that may change, which are nil (`key_id`, `wrapped_key`, `auth`) and 0 (`crc32c`).
+    /// fields that may change: nil (`key_id`, `wrapped_key`, `auth`, `pinned_at_us`), 0 (`crc32c`).
     pub fn body(&self) -> Vec<u8> {
-        let (key_id, wrapped_key, auth) = (None, None, None);
+        let (key_id, wrapped_key, auth, pinned_at_us) = (None, None, None, None);
         let crc32c = CrcField::default();
-        let body = Self { key_id, wrapped_key, auth, crc32c, ..self.clone() };
+        let body = Self { key_id, wrapped_key, auth, pinned_at_us, crc32c, ..self.clone() };
         rmp_serde::to_vec_named(&body).expect("plain structs encode into memory")
     }
 
@@ -455,6 +458,11 @@ impl Manifest {
     /// How the bodies are compressed.
     pub fn compression(&self) -> Algorithm {
         self.raw.compression().map(Compression::algorithm).unwrap_or_default()
+    }
+
+    /// Since when it is pinned, in microseconds since the Unix epoch, if it is.
+    pub fn pinned_at_us(&self) -> Option<u64> {
+        self.raw.pinned_at_us
     }
 
     /// The fields as stored.

@@ -312,6 +312,11 @@ impl Stock {
         self.snapshots.iter().find(|point| point.id == id)
     }
 
+    /// [`whole`] of all snapshots.
+    fn whole(&self) -> Vec<&SnapshotPoint> {
+        whole(&self.snapshots)
+    }
+
     /// The base below a snapshot and the deltas on top of it, the snapshot last.
     ///
     /// # Errors
@@ -336,27 +341,21 @@ struct Path<'a> {
     limits: Vec<(HistoryId, Lsn)>,
     /// The archived log on it that counts, in order, cut off at the forks.
     spans: Vec<WalSpan>,
+    /// The snapshots that count and can be restored, oldest moment first.
+    points: Vec<&'a SnapshotPoint>,
 }
 
 impl<'a> Path<'a> {
     fn new(stock: &'a Stock, history: HistoryId) -> Self {
-        let mut limits = vec![(history, Lsn(u64::MAX))];
-        let mut at = (history, Lsn(u64::MAX));
-        while let Some(fork) = stock.histories.get(&at.0).copied().flatten() {
-            let is_loop = limits.iter().any(|(history, _)| *history == fork.parent);
-            if is_loop || limits.len() >= ANCESTRY_LIMIT {
-                break;
-            }
-            at = (fork.parent, at.1.min(fork.lsn));
-            limits.push(at);
-        }
+        let limits = ancestry(&stock.histories, history);
         let mut spans = Vec::new();
         for &(history, limit) in limits.iter().rev() {
             let of_history = stock.wal.iter().filter(|span| span.history == history);
             let counting = of_history.filter(|span| span.from < limit);
             spans.extend(counting.map(|span| WalSpan { to: span.to.min(limit), ..*span }));
         }
-        Self { stock, limits, spans }
+        let points = points_on(&limits, &stock.whole());
+        Self { stock, limits, spans, points }
     }
 
     /// The archived log as runs without a hole: (above, up to).
@@ -377,22 +376,10 @@ impl<'a> Path<'a> {
         pairs.map(|pair| Hole { after: pair[0].1, before: pair[1].0 }).collect()
     }
 
-    /// The snapshots that count and can be restored, oldest moment first.
-    fn points(&self) -> Vec<&'a SnapshotPoint> {
-        let counts = |point: &&SnapshotPoint| {
-            let limit = self.limits.iter().find(|(history, _)| *history == point.history);
-            limit.is_some_and(|(_, limit)| point.end_lsn <= *limit)
-                && self.stock.chain_of(point).is_ok()
-        };
-        let mut points: Vec<_> = self.stock.snapshots.iter().filter(counts).collect();
-        points.sort_by_key(|point| (point.end_lsn, point.id));
-        points
-    }
-
     fn windows(&self) -> Vec<Window> {
         let runs = self.runs();
         let mut windows: Vec<Window> = Vec::new();
-        for first in self.points().iter().map(|point| point.end_lsn) {
+        for first in self.points.iter().map(|point| point.end_lsn) {
             let last = reach(&runs, first);
             match windows.last_mut() {
                 Some(window) if window.last >= first => window.last = window.last.max(last),
@@ -405,11 +392,10 @@ impl<'a> Path<'a> {
     /// The newest snapshot from which the log reaches the target, and that log.
     fn plan(&self, target: Lsn) -> Option<Plan> {
         let runs = self.runs();
-        let points = self.points();
         let reaches = |point: &&&SnapshotPoint| {
             point.end_lsn <= target && reach(&runs, point.end_lsn) >= target
         };
-        let point = points.iter().rev().find(reaches)?;
+        let point = self.points.iter().rev().find(reaches)?;
         let (base, deltas) = self.stock.chain_of(point).ok()?;
         let piece = |span: &WalSpan| WalPiece {
             number: span.number,
@@ -437,6 +423,57 @@ impl<'a> Path<'a> {
         }
         owner
     }
+}
+
+/// A history and those below it, newest first, each with the last LSN of it that counts.
+pub(crate) fn ancestry(
+    histories: &BTreeMap<HistoryId, Option<Fork>>,
+    history: HistoryId,
+) -> Vec<(HistoryId, Lsn)> {
+    let mut limits = vec![(history, Lsn(u64::MAX))];
+    let mut at = (history, Lsn(u64::MAX));
+    while let Some(fork) = histories.get(&at.0).copied().flatten() {
+        let is_loop = limits.iter().any(|(history, _)| *history == fork.parent);
+        if is_loop || limits.len() >= ANCESTRY_LIMIT {
+            break;
+        }
+        at = (fork.parent, at.1.min(fork.lsn));
+        limits.push(at);
+    }
+    limits
+}
+
+/// The snapshots whose chains are there down to their bases, oldest moment first.
+pub(crate) fn whole(snapshots: &[SnapshotPoint]) -> Vec<&SnapshotPoint> {
+    let mut by_id: Vec<&SnapshotPoint> = snapshots.iter().collect();
+    by_id.sort_by_key(|point| point.id);
+    // How many deltas down to its base; a parent has a lower id than its child.
+    let mut depths: BTreeMap<SnapshotId, usize> = BTreeMap::new();
+    for point in &by_id {
+        let depth = match point.parent {
+            None => Some(0),
+            Some(parent) if parent < point.id => depths.get(&parent).map(|depth| depth + 1),
+            Some(_) => None,
+        };
+        if let Some(depth) = depth.filter(|depth| *depth < CHAIN_LIMIT) {
+            depths.insert(point.id, depth);
+        }
+    }
+    by_id.retain(|point| depths.contains_key(&point.id));
+    by_id.sort_by_key(|point| (point.end_lsn, point.id));
+    by_id
+}
+
+/// Those snapshots that count on a path.
+pub(crate) fn points_on<'a>(
+    limits: &[(HistoryId, Lsn)],
+    whole: &[&'a SnapshotPoint],
+) -> Vec<&'a SnapshotPoint> {
+    let counts = |point: &&&SnapshotPoint| {
+        let limit = limits.iter().find(|(history, _)| *history == point.history);
+        limit.is_some_and(|(_, limit)| point.end_lsn <= *limit)
+    };
+    whole.iter().filter(counts).copied().collect()
 }
 
 /// How far the log goes on from a moment.

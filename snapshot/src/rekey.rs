@@ -1,15 +1,15 @@
 //! Brings snapshots under the active key: only their manifests are written anew, with the same data
 //! key wrapped by another configured key. Objects and authentication stay what they are.
 //!
-//! For the store's writer only, or who holds its lock: a deletion beside it could be undone. Where
-//! the store can compare before it writes, that is made use of.
+//! A manifest that was deleted or pinned meanwhile is not overwritten ([`crate::amend`]).
 
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use object_store::ObjectStore;
 
+use crate::amend::Found;
 use crate::catalog::find_names;
-use crate::error::{Operation, SnapshotError, StoreError};
+use crate::error::SnapshotError;
 use crate::ident;
 use crate::manifest::{Manifest, Record};
 use crate::paths::{Named, SnapshotName};
@@ -74,38 +74,28 @@ async fn rekey_named(
     name: SnapshotName,
     keys: &Keyring,
 ) -> Result<Outcome, SnapshotError> {
-    let path = name.manifest();
-    let failed = |e| StoreError::failed(Operation::Get, &path, e);
-    let found = store.get(&path).await.map_err(failed)?;
-    let version =
-        UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-    let manifest = match Record::decode(name, &found.bytes().await.map_err(failed)?)? {
-        Record::Published(manifest) => manifest,
-        Record::Tombstone(tombstone) => return Ok(Outcome::Tombstone(tombstone.state.name())),
-    };
-    // Also where the key is the active one: what does not open is not called done.
-    let unlocked = manifest.unlock(keys)?;
-    let active = keys.active().expect("checked by the caller").0;
-    if manifest.wrapped_key().is_some_and(|wrapped| wrapped.key_id == *active) {
-        return Ok(Outcome::Current);
-    }
-    let raw = unlocked.rewrapped(keys, ident::random)?.expect("a key is active");
-    let body = raw.encode();
-    let Record::Published(manifest) = Record::decode(name, &body)? else {
-        unreachable!("a published manifest with another wrapped key")
-    };
-    let options = PutOptions { mode: PutMode::Update(version), ..PutOptions::default() };
-    match store.put_opts(&path, body.clone().into(), options).await {
-        Ok(_) => {}
-        // Stores that cannot compare: the caller holds the lock that keeps others away.
-        Err(
-            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
-        ) => {
-            store::put(store, &path, body.into()).await?;
+    loop {
+        let found = Found::read(store, name).await?;
+        let manifest = match found.record()? {
+            Record::Published(manifest) => manifest,
+            Record::Tombstone(tombstone) => return Ok(Outcome::Tombstone(tombstone.state.name())),
+        };
+        // Also where the key is the active one: what does not open is not called done.
+        let unlocked = manifest.unlock(keys)?;
+        let active = keys.active().expect("checked by the caller").0;
+        if manifest.wrapped_key().is_some_and(|wrapped| wrapped.key_id == *active) {
+            return Ok(Outcome::Current);
         }
-        Err(error) => return Err(StoreError::failed(Operation::Put, &path, error).into()),
+        let raw = unlocked.rewrapped(keys, ident::random)?.expect("a key is active");
+        let body = raw.encode();
+        let Record::Published(manifest) = Record::decode(name, &body)? else {
+            unreachable!("a published manifest with another wrapped key")
+        };
+        // What was deleted or pinned meanwhile is looked at anew.
+        if found.replace(store, body.into()).await? {
+            return Ok(Outcome::Rewrapped(manifest));
+        }
     }
-    Ok(Outcome::Rewrapped(manifest))
 }
 
 async fn all_names(store: &dyn ObjectStore) -> Result<Vec<SnapshotName>, SnapshotError> {

@@ -131,8 +131,9 @@ async fn claim_of(from: &dyn ObjectStore, manifest: &Manifest) -> Result<Bytes, 
         id: name.id,
         epoch: 0,
         nonce: WriterNonce::default(),
-        database: manifest.identity().database,
+        identity: manifest.identity(),
         snapshot: Some((name, uuid)),
+        removal: None,
         created_at_us: manifest.meta().created_at_us,
     };
     Ok(claim.encode().into())

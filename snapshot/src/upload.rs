@@ -211,6 +211,8 @@ pub fn manifest_for(
     let unlocked = manifest.unlock(keys)?;
     let mut raw = manifest.raw().clone();
     raw.meta.snapshot_id = name.id;
+    // A pin comes later, so that whoever goes on with an upload publishes the same bytes.
+    raw.pinned_at_us = None;
     if let Some(parent) = parent.filter(|_| manifest.parent().is_some()) {
         raw.meta.parent_id = Some(parent.id());
         raw.parent_digest = Some(ByteBuf::from(parent.raw().digest()));

@@ -288,6 +288,7 @@ impl SnapshotWriter {
             parent_digest: parent.map(|parent| ByteBuf::from(parent.digest)),
             digest_seed,
             slot_digests: slot_digests.map(encoded),
+            pinned_at_us: None,
             crc32c: CrcField::default(),
         })
     }

@@ -10,6 +10,7 @@ mod keys;
 mod offline;
 mod output;
 mod progress;
+mod prune;
 mod restorable;
 mod restore;
 mod row;

@@ -4,6 +4,8 @@
 //! the directory's lock, and its two newest snapshots, from which a restart recovers, stay. Any
 //! other folder is a copy, of which everything may be deleted. Reading needs no lock.
 
+mod keeping;
+
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -27,6 +29,7 @@ use cutwater_snapshot::store::{S3Options, StoreUrl};
 use cutwater_snapshot::verify::{self, VerifyReport};
 use tokio::runtime::Runtime;
 
+pub use self::keeping::Pruned;
 use super::failure::Failure;
 use super::progress::{Progress, follow};
 use super::row::Row;
@@ -59,6 +62,9 @@ pub enum OfflineError {
     /// Nothing was restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A store knows no policy.
+    #[error("a store without its server has no policy of its own")]
+    NoPolicy,
     /// Threads or files are short.
     #[error("cannot set up the work on the store: {0}")]
     Setup(io::Error),
@@ -69,6 +75,7 @@ impl OfflineError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::NoStore { .. } => Fault::NotFound,
+            Self::NoPolicy => Fault::Usage,
             Self::Snapshot(error) => error.into(),
             Self::Store(_) => Fault::Unreachable,
             Self::Lock(error) => error.into(),
@@ -81,6 +88,10 @@ impl OfflineError {
     pub fn remedy(&self) -> &'static str {
         use SnapshotError as S;
         match self {
+            Self::NoPolicy => "Give --keep-last, --keep-for, or both.",
+            Self::Snapshot(S::Pinned { .. }) => {
+                "Unpin it first: cutwater snapshot unpin ID --store URL."
+            }
             Self::NoStore { .. } => "Name the folder that holds claims/ and snapshots/.",
             Self::Snapshot(S::Store(StoreError::Url { .. })) => {
                 "Give --store as file:///DIR with an absolute path or s3://BUCKET/PREFIX, and what \

@@ -37,7 +37,8 @@ pub fn execute(args: &RestorableArgs, variables: &Variables) -> Result<(), Failu
     output::print(&pretty(&rows))
 }
 
-fn row(one: &Restorable) -> Value {
+/// One history as JSON.
+pub fn row(one: &Restorable) -> Value {
     let window = |window: &Window| {
         json!({
             "first_lsn": window.first.0,

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use cutwater_control::listing::{self, Field, REMOTE_FIELD};
+use cutwater_control::listing::{self, Field, PINNED_FIELD, REMOTE_FIELD};
 use cutwater_engine::resp::Value;
 use cutwater_snapshot::catalog::Entry;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -91,6 +91,20 @@ impl Row {
         Ok(Self(fields))
     }
 
+    /// Any map of fields, if it is one.
+    pub fn of_map(reply: &Value) -> Option<Self> {
+        Self::fields_of(reply).ok()
+    }
+
+    fn fields_of(reply: &Value) -> Result<Self, RowError> {
+        let field = |(name, value): (&Value, &Value)| {
+            let name = name.as_str().ok_or(RowError::NotMap)?;
+            Ok((name.to_owned(), field(name, value)?))
+        };
+        let pairs = reply.pairs().ok_or(RowError::NotMap)?.into_iter();
+        Ok(Self(pairs.map(field).collect::<Result<_, _>>()?))
+    }
+
     /// A snapshot of a store that was opened here.
     pub fn from_entry(entry: &Entry) -> Self {
         let fields = listing::fields(entry).into_iter();
@@ -140,7 +154,9 @@ pub fn table(rows: &[Row]) -> String {
     // Only a server with a remote store tells of it.
     let has_remote = rows.iter().any(|row| row.get(REMOTE_FIELD).is_some());
     let remote = has_remote.then_some((REMOTE_FIELD, "REMOTE"));
-    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(remote).collect();
+    let has_pin = rows.iter().any(|row| row.get(PINNED_FIELD).is_some());
+    let pinned = has_pin.then_some((PINNED_FIELD, "PINNED"));
+    let columns: Vec<(&str, &str)> = COLUMNS.into_iter().chain(pinned).chain(remote).collect();
     let headings = columns.iter().map(|(_, heading)| (*heading).to_owned()).collect();
     let cells = |row: &Row| columns.iter().map(|(name, _)| cell(row.get(name))).collect();
     let lines: Vec<Vec<String>> = std::iter::once(headings).chain(rows.iter().map(cells)).collect();

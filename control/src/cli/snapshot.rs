@@ -9,7 +9,7 @@ use super::offline::Store;
 use super::row::{Row, table};
 use super::s3::S3Args;
 use super::server::{LONG_TIMEOUT, QUICK_TIMEOUT, Server, ServerArgs};
-use super::{Variables, create, output, pretty, status, verify};
+use super::{Variables, create, output, pretty, prune, status, verify};
 use crate::interrupt::Interrupts;
 
 /// What to do with snapshots.
@@ -59,6 +59,12 @@ pub enum SnapshotCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Pin one snapshot: nothing lets it go, nor what it rests on
+    Pin(prune::PinArgs),
+    /// Lift the pin of one snapshot
+    Unpin(prune::PinArgs),
+    /// Let go of the snapshots and the log that a policy does not need
+    Prune(prune::PruneArgs),
     /// Bring one snapshot, or all, under the active key; no data is written anew
     Rekey {
         /// The snapshot's number
@@ -99,6 +105,9 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
     match command {
         SnapshotCommand::Create(args) => create::execute(&args, variables),
         SnapshotCommand::Verify(args) => verify::execute(&args, variables),
+        SnapshotCommand::Pin(args) => prune::pin(&args, true, variables),
+        SnapshotCommand::Unpin(args) => prune::pin(&args, false, variables),
+        SnapshotCommand::Prune(args) => prune::execute(&args, variables),
         SnapshotCommand::Status(args) => status::execute(&args, variables),
         SnapshotCommand::Cancel { verify, server, json } => {
             let mut server = Server::connect(&server, variables)?;

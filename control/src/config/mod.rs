@@ -21,14 +21,18 @@ use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
 use cutwater_snapshot::compression::Compression;
+use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::store::{S3Options, StoreUrl};
 
 use crate::keys::KeyFile;
+use crate::schedule::Rule;
 
 pub use self::error::{ConfigError, Place};
 pub use self::load::{AWS_PREFIX, MAX_FILE_BYTES, OTHER_VARIABLES};
-pub use self::settings::{CONFIG_FILE, MAX_CLIENTS_LIMIT, MAX_SHARDS, SETTINGS, Setting};
-pub use self::units::{parse_duration, parse_size_bytes};
+pub use self::settings::{
+    CONFIG_FILE, MAX_CLIENTS_LIMIT, MAX_KEEP_LAST, MAX_SHARDS, SETTINGS, Setting,
+};
+pub use self::units::{parse_duration, parse_keep_for, parse_size_bytes};
 
 /// The settings of one server, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +85,10 @@ pub struct Config {
     pub archive_backlog_bytes: u64,
     /// How long a stop waits for uploads at most.
     pub shutdown_timeout: Duration,
+    /// When snapshots are taken by themselves.
+    pub schedule: Vec<Rule>,
+    /// What snapshots and archive keep.
+    pub retention: Policy,
     /// The files of the keys that seal; the first is active.
     pub key_files: Vec<KeyFile>,
     /// Further keys, as `CUTWATER_KEYS` holds them.
@@ -122,6 +130,8 @@ impl Config {
             archive_interval: Duration::from_secs(10),
             archive_backlog_bytes: 8 << 30,
             shutdown_timeout: Duration::from_secs(10),
+            schedule: Vec::new(),
+            retention: Policy::default(),
             key_files: Vec::new(),
             keys: None,
             accept_plain: false,

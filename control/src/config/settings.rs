@@ -9,7 +9,7 @@ use cutwater_snapshot::store::{S3Credentials, StoreUrl};
 
 use crate::keys::KeyFile;
 
-use super::units::{parse_duration, parse_size_bytes};
+use super::units::{parse_duration, parse_keep_for, parse_size_bytes};
 use super::{Config, LogFormat, Secret};
 
 /// The most shards that a server may have.
@@ -31,6 +31,8 @@ const MIN_ARCHIVE_BACKLOG_BYTES: u64 = 1 << 20;
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The highest `upload-limit` and `snapshot-limit`.
 const MAX_LIMIT_MIB: u64 = 1_000_000;
+/// The most snapshots that `keep-last` counts.
+pub const MAX_KEEP_LAST: u32 = 1_000_000;
 /// Names the TOML file; a flag and a variable, but no key of the file itself.
 pub const CONFIG_FILE: &str = "config";
 
@@ -104,7 +106,7 @@ const fn key(
 }
 
 /// Every setting, in the order of the help text.
-pub static SETTINGS: [Setting; 34] = [
+pub static SETTINGS: [Setting; 37] = [
     setting(
         "bind",
         "ADDRESS",
@@ -341,6 +343,38 @@ pub static SETTINGS: [Setting; 34] = [
     Setting {
         is_list: true,
         ..setting(
+            "snapshot-schedule",
+            "RULE",
+            "Take snapshots by themselves: 'base every 6h', 'delta every 5m', 'base cron 0 3 * * *' \
+             (UTC); repeatable",
+            "[base|delta] every DURATION (1s to 366d), or [base|delta] cron MIN HOUR DAY MONTH \
+             WEEKDAY",
+            |config, text| {
+                let rules: Option<Vec<_>> = text.lines().map(|rule| rule.parse().ok()).collect();
+                put(&mut config.schedule, rules)
+            },
+        )
+    },
+    setting(
+        "keep-last",
+        "N",
+        "Keep the newest N snapshots and the log behind them; what is older goes by itself \
+         [default: all]",
+        "a number from 1 to 1000000",
+        |config, text| {
+            put(&mut config.retention.keep_last, number(text, 1..=MAX_KEEP_LAST).map(Some))
+        },
+    ),
+    setting(
+        "keep-for",
+        "DURATION",
+        "Keep every moment of so long restorable; what is older goes by itself [default: all]",
+        "a duration from 1s to 36500d, such as 12h or 30d",
+        |config, text| put(&mut config.retention.keep_for, parse_keep_for(text).map(Some)),
+    ),
+    Setting {
+        is_list: true,
+        ..setting(
             "key-file",
             "ID=PATH",
             "Seal snapshots and log with the key in this file (cutwater keygen); repeatable, the \
@@ -482,6 +516,13 @@ mod tests {
             ("archive-interval", &["100ms", "10s", "1h"], &["99ms", "2h", "10", ""]),
             ("archive-backlog", &["1mb", "8gb"], &["1", "1023kb", "", "x"]),
             ("shutdown-timeout", &["0", "10s", "1h"], &["10", "2h", ""]),
+            (
+                "snapshot-schedule",
+                &["every 15m", "base every 1d\ndelta cron */5 * * * *"],
+                &["", "every", "hourly", "every 15m\nnever"],
+            ),
+            ("keep-last", &["1", "1000000"], &["0", "1000001", "all", ""]),
+            ("keep-for", &["1s", "12h", "30d", "36500d"], &["0", "0d", "30", "36501d", "", "d"]),
             ("key-file", &["a=b", "a=/x\nb=/y"], &["a", "a b=c", "a=x\nb"]),
             ("accept-plain", &["yes", "no"], &["", "1"]),
             ("compression", &["none", "lz4", "zstd", "zstd:19"], &["", "zip", "zstd:20"]),

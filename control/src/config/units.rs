@@ -43,6 +43,16 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number.checked_mul(unit_ms).map(Duration::from_millis)
 }
 
+/// For how long moments are kept: a duration, also in days, from 1 s to 36,500 days.
+pub fn parse_keep_for(text: &str) -> Option<Duration> {
+    let keep_for = match text.strip_suffix('d') {
+        Some(days) => Duration::from_secs(days.parse::<u64>().ok()?.checked_mul(24 * 3600)?),
+        None => parse_duration(text)?,
+    };
+    let sound = Duration::from_secs(1)..=Duration::from_secs(36_500 * 24 * 3600);
+    sound.contains(&keep_for).then_some(keep_for)
+}
+
 /// The number in front and the suffix in lower case, with one space or none between.
 fn split(text: &str) -> Option<(u64, String)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -18,7 +18,9 @@ use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
+use cutwater_snapshot::pin::set_pin;
 use cutwater_snapshot::rekey::rekey;
+use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::store::paced::PacedStore;
 use cutwater_snapshot::verify::{VerifyReport, verify};
 use object_store::ObjectStore;
@@ -32,6 +34,7 @@ use super::job::{self, BASE_DUE, CHECKPOINT, Form};
 use super::message::Deleted;
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply};
 use super::recycle::{Archived, recycle};
+use super::retention::RETIRED;
 use super::upload::{DELETED, Uploads};
 use super::verification::Verifications;
 use super::work::{Running, Work};
@@ -69,6 +72,8 @@ pub struct CoordinatorSetup {
     pub snapshot_limit_bytes_per_s: Option<u64>,
     /// Where the archive stands, if there is one.
     pub archive: Option<watch::Receiver<ArchiveStatus>>,
+    /// What stays by itself.
+    pub retention: Policy,
 }
 
 /// After how long a base that is due and has failed is tried again.
@@ -183,7 +188,8 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
     };
     actor.measure_old_logs();
     let uploads = actor.uploads.clone();
-    (Handle { requests, uploads }, tokio::spawn(actor.run(receiver)))
+    let retention = setup.retention;
+    (Handle { requests, uploads, retention }, tokio::spawn(actor.run(receiver)))
 }
 
 impl Actor {
@@ -235,6 +241,8 @@ impl Actor {
                 drop(reply.send(outcome));
             }
             Message::Delete(id, reply) => self.delete_everywhere(id, reply).await,
+            Message::Retire(id, reply) => drop(reply.send(self.delete(id, RETIRED).await)),
+            Message::Pin(id, at_us, reply) => drop(reply.send(self.pin(id, at_us).await)),
             Message::Rekey(id, reply) => drop(reply.send(self.rekey(id).await)),
             Message::Status(reply) => drop(reply.send(Ok(self.status()))),
             Message::Close(_) => unreachable!("the loop takes it"),
@@ -429,6 +437,18 @@ impl Actor {
         rekeyed.manifests.into_iter().for_each(|manifest| self.catalog.add(manifest));
         self.show_uploads();
         Ok(count)
+    }
+
+    /// Here and not beside the actor, for the same reason.
+    async fn pin(
+        &mut self,
+        id: SnapshotId,
+        at_us: Option<u64>,
+    ) -> Result<Manifest, CoordinatorError> {
+        let manifest = set_pin(&*self.store, id, at_us).await?;
+        self.catalog.add(manifest.clone());
+        self.show_uploads();
+        Ok(manifest)
     }
 
     fn show_uploads(&self) {

@@ -7,6 +7,7 @@ use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{Entry, EntryState};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::{mpsc, oneshot};
 
@@ -189,6 +190,10 @@ pub(super) enum Message {
     CancelVerify(Option<SnapshotId>, Reply<u64>),
     /// Answered when the objects are gone.
     Delete(SnapshotId, Reply<Deleted>),
+    /// Answered when the objects are gone here; the remote store's copy stays.
+    Retire(SnapshotId, Reply<()>),
+    /// Since when the snapshot is to be pinned; `None` unpins. Answered when its manifest says so.
+    Pin(SnapshotId, Option<u64>, Reply<Manifest>),
     /// Answered when every manifest that had to be was written anew, with how many they were.
     Rekey(Option<SnapshotId>, Reply<u64>),
     /// Answered at once.
@@ -202,6 +207,8 @@ pub(super) enum Message {
 pub struct Handle {
     pub(super) requests: mpsc::Sender<Message>,
     pub(super) uploads: Option<Uploads>,
+    /// What the server keeps by itself.
+    pub(super) retention: Policy,
 }
 
 impl Handle {
@@ -275,6 +282,26 @@ impl Handle {
         self.ask(|reply| Message::Delete(id, reply)).await
     }
 
+    /// Deletes a snapshot here that the policy lets go; its copy in the remote store stays.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn retire(&self, id: SnapshotId) -> Result<(), CoordinatorError> {
+        self.ask(|reply| Message::Retire(id, reply)).await
+    }
+
+    /// Pins a snapshot of the local store, or unpins it; gives its manifest.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn pin_here(
+        &self,
+        id: SnapshotId,
+        at_us: Option<u64>,
+    ) -> Result<Manifest, CoordinatorError> {
+        self.ask(|reply| Message::Pin(id, at_us, reply)).await
+    }
+
     /// Where a snapshot of [`Handle::list`] is in the remote store, in words ([`Uploads::place`]);
     /// `None` without a remote store, or for what is no snapshot.
     pub fn remote_place(&self, entry: &Entry) -> Option<String> {
@@ -335,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_an_aborted_actor_never_took_is_answered() {
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let handle = Handle { requests, uploads: None };
+        let handle = Handle { requests, uploads: None, retention: Policy::default() };
         let asked = handle.ask(|reply| {
             drop(receiver);
             Message::Status(reply)
@@ -347,7 +374,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_given_just_before_the_end_counts() {
         let (requests, mut receiver) = mpsc::channel(REQUESTS);
-        let handle = Handle { requests, uploads: None };
+        let handle = Handle { requests, uploads: None, retention: Policy::default() };
         let actor = async {
             let Some(Message::List(reply)) = receiver.recv().await else { panic!("one request") };
             reply.send(Ok(Vec::new())).unwrap();

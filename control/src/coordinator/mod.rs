@@ -12,6 +12,9 @@
 //! | [`upload`] | snapshots on their way to the remote store |
 //! | `verification` | snapshots that are being verified |
 //! | [`work`] | how far a piece of work is, and whether it is still wanted |
+//! | [`schedule`] | snapshots that are due by themselves |
+//! | [`retention`] | what may go, here and in the remote store |
+//! | [`pins`] | what may not |
 //! | `recycle` | which log the two newest checkpoints make superfluous |
 
 mod actor;
@@ -19,8 +22,11 @@ pub mod archive;
 pub mod image;
 mod job;
 pub mod message;
+pub mod pins;
 pub(crate) mod recycle;
 pub mod remote;
+pub mod retention;
+pub mod schedule;
 pub mod upload;
 mod verification;
 pub mod work;

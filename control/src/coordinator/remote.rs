@@ -8,7 +8,7 @@
 //! higher epoch reports it with [`Lease::fenced`]. That is final for this process: the server keeps
 //! serving, and says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,12 +16,15 @@ use std::time::Duration;
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::ObjectStore;
-use cutwater_snapshot::claim::{Claimant, Takeover, require_database};
-use cutwater_snapshot::delete::sweep;
+use cutwater_snapshot::archive::Fence;
+use cutwater_snapshot::claim::{Claimant, Removal, Takeover, WrittenHistory, require_database};
+use cutwater_snapshot::delete::{Removed, delete_snapshot, sweep};
 use cutwater_snapshot::error::{SnapshotError, StoreError};
-use cutwater_snapshot::ident::{Identity, SnapshotUuid, WriterNonce};
+use cutwater_snapshot::ident::{HistoryId, Identity, SnapshotUuid, WriterNonce};
+use cutwater_snapshot::manifest::{Manifest, Tombstone};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::store::probe;
+use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
@@ -100,6 +103,10 @@ pub struct Lease {
     pub nonce: WriterNonce,
     /// Claims of snapshots that this server has whole, which the takeover left open.
     pub kept: Vec<(SnapshotName, SnapshotUuid)>,
+    /// Every history that has ever written to the store.
+    pub histories: BTreeMap<HistoryId, WrittenHistory>,
+    /// How often snapshots were removed or pinned there, by whoever else than the uploads.
+    changes: AtomicU64,
     claimant: Mutex<Claimant>,
     last_id: AtomicU64,
     state: watch::Sender<RemoteState>,
@@ -149,6 +156,47 @@ impl Lease {
         sweep(&*self.store, name).await.map(drop)
     }
 
+    /// Removes snapshots and log, claimed beforehand ([`Claimant::remove`]). Claims and checks wait
+    /// meanwhile: not too many at once.
+    ///
+    /// # Errors
+    /// As for [`Claimant::claim`].
+    pub async fn remove(&self, removal: Removal) -> Result<Removed, SnapshotError> {
+        let mut claimant = self.claimant.lock().await;
+        let removed = claimant.remove(removal, wall_micros()).await;
+        self.last_id.store(claimant.last_id().0, Ordering::Release);
+        removed
+    }
+
+    /// Deletes one snapshot, claimed beforehand.
+    ///
+    /// # Errors
+    /// As for [`Lease::remove`], and [`SnapshotError::Pinned`].
+    pub async fn delete(
+        &self,
+        manifest: &Manifest,
+        reason: &str,
+    ) -> Result<Tombstone, SnapshotError> {
+        let (id, snapshot) = (manifest.id(), (manifest.name(), manifest.snapshot_uuid()));
+        let (snapshots, log) = (vec![snapshot], Vec::new());
+        self.remove(Removal { snapshots, log, reason: reason.to_owned() }).await?;
+        // It is gone, unless it was pinned: then this says so.
+        let (tombstone, _) = delete_snapshot(&*self.store, id, &[], reason).await?;
+        tracing::info!(remote = id.0, "deleted in the remote store");
+        Ok(tombstone)
+    }
+
+    /// Tells the uploads that snapshots were removed or pinned beside them.
+    pub fn tell_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.state.send_modify(|_| {});
+    }
+
+    /// How often [`Lease::tell_change`] was called.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// Looks whether another server has taken over, and reports it if so.
     ///
     /// # Errors
@@ -177,6 +225,12 @@ impl Lease {
                  uploads nothing any more"
             );
         }
+    }
+}
+
+impl Fence for Lease {
+    fn check(&self) -> BoxFuture<'_, Result<(), SnapshotError>> {
+        Box::pin(Lease::check(self))
     }
 }
 
@@ -271,7 +325,7 @@ async fn take_over(
     ask(config, identity).await?;
     let nonce = WriterNonce::random().map_err(SnapshotError::Random)?;
     let store = Arc::clone(&config.store);
-    let Takeover { claimant, aborted, kept } =
+    let Takeover { claimant, aborted, kept, histories } =
         Claimant::take_over_keeping(store, identity, nonce, wall_micros(), keep).await?;
     for name in aborted {
         tracing::warn!(%name, "an unfinished upload, whose snapshot is gone, was given up");
@@ -282,6 +336,8 @@ async fn take_over(
         epoch: claimant.epoch(),
         nonce,
         kept,
+        histories,
+        changes: AtomicU64::new(0),
         last_id: AtomicU64::new(claimant.last_id().0),
         claimant: Mutex::new(claimant),
         state: state.clone(),

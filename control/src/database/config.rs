@@ -9,12 +9,14 @@ use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::Identity;
 use cutwater_snapshot::local::LocalStore;
+use cutwater_snapshot::retention::Policy;
 use object_store::ObjectStore;
 
 use super::{DatabaseError, store_dir};
 use crate::coordinator::remote::RemoteConfig;
 use crate::data_dir::DataDir;
 use crate::identity;
+use crate::schedule::Rule;
 
 /// What a database is opened with: [`DatabaseConfig::directory`] or [`DatabaseConfig::memory`],
 /// changed where the defaults do not fit.
@@ -50,6 +52,10 @@ pub struct DatabaseConfig {
     /// Bytes that snapshots write, and verifications read, in a second at most; `None`: as many as
     /// the disk takes.
     pub snapshot_limit_bytes_per_s: Option<u64>,
+    /// When snapshots are taken by themselves.
+    pub schedule: Vec<Rule>,
+    /// What stays of snapshots and archive; empty: everything.
+    pub retention: Policy,
     /// The data directory's own store, which nobody may write to when the directory is given back.
     pub(super) local: Option<LocalStore>,
 }
@@ -101,6 +107,8 @@ impl DatabaseConfig {
             accept_plain: false,
             compression: Compression::None,
             snapshot_limit_bytes_per_s: None,
+            schedule: Vec::new(),
+            retention: Policy::default(),
             local: None,
         }
     }

@@ -149,10 +149,16 @@ impl Database {
             compression: config.compression,
             snapshot_limit_bytes_per_s: config.snapshot_limit_bytes_per_s,
             archive: archiver.as_ref().map(|archiver| archiver.status.clone()),
+            retention: config.retention,
         });
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         tasks.extend([actor, admin]);
+        if !config.schedule.is_empty() {
+            let handle = coordinator.clone();
+            tasks.push(coordinator::schedule::start(config.schedule, identity.history, handle));
+        }
+        tasks.push(coordinator::retention::start(coordinator.clone()));
         let keys = keys.ring;
         Ok(Self { engine, coordinator, tasks, store, uploads, archiver, local, keys, shutdown })
     }

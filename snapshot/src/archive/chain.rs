@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cutwater_engine::types::Lsn;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::error::ArchiveError;
 use super::header::{HEADER_BYTES, WalHeader, WalNumber};
@@ -58,11 +58,13 @@ impl Archive {
     /// [`ArchiveError::Store`] if listing or reading fails, [`ArchiveError::ForeignDatabase`].
     pub async fn load(store: &dyn ObjectStore, database: DatabaseId) -> Result<Self, ArchiveError> {
         let (numbers, foreign) = list(store).await?;
+        let numbers: BTreeMap<_, _> =
+            numbers.iter().map(|(&number, meta)| (number, meta.size)).collect();
         // Futures, not a closure that makes them: with one, this future would not be `Send`.
         let reads: Vec<_> =
             numbers.iter().map(|(&number, &bytes)| read(store, database, number, bytes)).collect();
-        let entries = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(Self { entries, foreign })
+        let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(Self { entries: entries.into_iter().flatten().collect(), foreign })
     }
 
     /// The headers that can be believed, by number.
@@ -86,6 +88,26 @@ impl Archive {
             .collect();
         let all = self.headers().map(|header| header.link.number);
         all.filter(|number| !chained.contains(number)).collect()
+    }
+
+    /// The orphans that certainly are late puts of superseded writers: passed over by an object that
+    /// names an older one as its predecessor, or of a lower epoch than an object before them.
+    pub fn late(&self) -> Vec<WalNumber> {
+        let is_late = |number: &WalNumber| {
+            let Some(late) = self.headers().find(|header| header.link.number == *number) else {
+                return false;
+            };
+            let history = late.identity.history;
+            let mut others = self.headers().filter(|header| header.identity.history == history);
+            others.any(|other| {
+                let is_after = other.link.number > *number;
+                let names = other.predecessor.map(|link| link.number);
+                let passes_over = is_after && names.is_some_and(|before| before < *number);
+                let is_newer = !is_after && other.epoch > late.epoch;
+                (passes_over && other.epoch >= late.epoch) || is_newer
+            })
+        };
+        self.orphans().into_iter().filter(is_late).collect()
     }
 
     /// The highest LSN up to which anything is archived.
@@ -135,14 +157,14 @@ pub async fn find_head(
 ) -> Result<ChainHead, ArchiveError> {
     let (numbers, _) = list(store).await?;
     let last = numbers.keys().next_back().copied().unwrap_or_default();
-    let newest: Vec<_> = numbers.into_iter().rev().collect();
+    let newest: Vec<_> = numbers.into_iter().rev().map(|(n, meta)| (n, meta.size)).collect();
     for batch in newest.chunks(HEAD_BATCH) {
         let reads: Vec<_> = batch
             .iter()
             .map(|&(number, bytes)| read(store, identity.database, number, bytes))
             .collect();
-        let mut entries: Vec<WalEntry> =
-            stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        let mut entries: Vec<WalEntry> = entries.into_iter().flatten().collect();
         entries.reverse();
         let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
         let own = chain(headers().filter(|header| header.identity.history == identity.history));
@@ -161,15 +183,15 @@ pub async fn find_head(
     Ok(ChainHead { last, own: None })
 }
 
-/// The objects by number, with their lengths.
-async fn list(
+/// The objects by number, and names that are not Cutwater's.
+pub(super) async fn list(
     store: &dyn ObjectStore,
-) -> Result<(BTreeMap<WalNumber, u64>, Vec<String>), ArchiveError> {
+) -> Result<(BTreeMap<WalNumber, ObjectMeta>, Vec<String>), ArchiveError> {
     let (mut numbers, mut foreign) = (BTreeMap::new(), Vec::new());
     for object in store::list(store, &paths::wal_folder()).await? {
         match Named::parse(&object.location) {
             Some(Named::Wal(number)) => {
-                numbers.insert(WalNumber(number), object.size);
+                numbers.insert(WalNumber(number), object);
             }
             _ => foreign.push(object.location.to_string()),
         }
@@ -177,19 +199,23 @@ async fn list(
     Ok((numbers, foreign))
 }
 
-async fn read(
+/// Reads one header; `None` if the object was removed since it was listed.
+pub(super) async fn read(
     store: &dyn ObjectStore,
     database: DatabaseId,
     number: WalNumber,
     size_bytes: u64,
-) -> Result<WalEntry, ArchiveError> {
+) -> Result<Option<WalEntry>, ArchiveError> {
     let path = paths::wal(number.0);
     let end = size_bytes.min(HEADER_BYTES as u64);
     let bytes = match end {
         0 => Ok(bytes::Bytes::new()),
         _ => store.get_range(&path, 0..end).await,
     };
-    let bytes = bytes.map_err(|e| StoreError::failed(Operation::Get, &path, e))?;
+    let bytes = match bytes {
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        bytes => bytes.map_err(|e| StoreError::failed(Operation::Get, &path, e))?,
+    };
     let header = WalHeader::decode(number, &bytes).and_then(|header| {
         let (expected, found) = (header.object_bytes(), size_bytes);
         if expected == found {
@@ -203,5 +229,5 @@ async fn read(
         let (expected, found) = (database, header.identity.database);
         return Err(ArchiveError::ForeignDatabase { object: path.to_string(), expected, found });
     }
-    Ok(WalEntry { number, size_bytes, header })
+    Ok(Some(WalEntry { number, size_bytes, header }))
 }

@@ -13,6 +13,7 @@
 //! | [`object`] | both together: compressed, sealed, checked |
 //! | [`writer`] | one writer's puts, and how another one ends them |
 //! | [`chain`] | what a store has: heads, predecessors, orphans |
+//! | [`listing`] | what of it may go, without reading all of it |
 //! | [`cursor`] | how far a data directory has come, over restarts |
 //!
 //! Numbers are the store's: histories share them. An object is created only if absent, under the
@@ -24,6 +25,7 @@ pub mod chain;
 pub mod cursor;
 mod error;
 pub mod header;
+pub mod listing;
 pub mod object;
 pub mod writer;
 
@@ -32,8 +34,9 @@ pub use chain::{Archive, ChainHead, find_head};
 pub use cursor::Cursor;
 pub use error::ArchiveError;
 pub use header::{Link, WalHeader, WalNumber};
+pub use listing::WalListing;
 pub use object::{Draft, Packing, Secrets};
-pub use writer::{ArchiveWriter, Put, WalWriterId};
+pub use writer::{ArchiveWriter, Fence, Put, WalWriterId};
 
 #[cfg(test)]
 mod tests;

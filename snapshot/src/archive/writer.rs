@@ -8,15 +8,23 @@
 //! - found with a higher epoch: another writer has taken over; nothing is written any more.
 //! - found with a lower epoch: an earlier writer's put that came late. It is passed over; our
 //!   object names our own predecessor, so no reader follows a link to the late one.
+//!
+//! The newer writer's object may have been removed since, by its retention. So whoever has put an
+//! object looks at the claims, which are never removed ([`Fence`]), before it counts as stored; and
+//! takes it back if another writer has taken over meanwhile.
 
+use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 
 use super::chain::ChainHead;
 use super::error::ArchiveError;
 use super::header::{Link, WalHeader, WalNumber};
 use super::object::{self, Draft, Packing, Place};
+use crate::claim::Claimant;
+use crate::error::SnapshotError;
 use crate::ident::{Identity, WriterNonce};
 use crate::paths;
 use crate::store::{self, Created};
@@ -44,6 +52,22 @@ pub struct ArchiveWriter {
     packing: Packing,
     next: WalNumber,
     head: Option<Link>,
+    fence: Option<Arc<dyn Fence>>,
+}
+
+/// Says whether a writer still is the store's writer.
+pub trait Fence: fmt::Debug + Send + Sync {
+    /// Looks at the claims.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Fenced`] if another writer has taken over, or the store's error.
+    fn check(&self) -> BoxFuture<'_, Result<(), SnapshotError>>;
+}
+
+impl Fence for tokio::sync::Mutex<Claimant> {
+    fn check(&self) -> BoxFuture<'_, Result<(), SnapshotError>> {
+        Box::pin(async move { self.lock().await.check().await })
+    }
 }
 
 /// What came of a put.
@@ -74,7 +98,14 @@ impl ArchiveWriter {
         head: &ChainHead,
     ) -> Self {
         let next = head.last.next();
-        Self { store, id, packing, next, head: head.own.as_ref().map(|header| header.link) }
+        let head = head.own.as_ref().map(|header| header.link);
+        Self { store, id, packing, next, head, fence: None }
+    }
+
+    /// Asks this fence after every put. Without one the store must have no other writer.
+    #[must_use]
+    pub fn fenced(self, fence: Arc<dyn Fence>) -> Self {
+        Self { fence: Some(fence), ..self }
     }
 
     /// The number that the next object will have, unless late ones stand there.
@@ -104,7 +135,10 @@ impl ArchiveWriter {
             };
             let (header, bytes) = object::encode(draft, &place, &self.packing);
             let found = match store::create(&*self.store, &paths::wal(number.0), bytes).await? {
-                Created::Ours => return Ok(self.stored(Put::Stored(header))),
+                Created::Ours => {
+                    self.confirm(&header).await?;
+                    return Ok(self.stored(Put::Stored(header)));
+                }
                 Created::Theirs(found) => WalHeader::decode(number, &found)?,
             };
             if found.identity.database != self.id.identity.database {
@@ -115,6 +149,7 @@ impl ArchiveWriter {
                 });
             }
             if found.nonce == self.id.nonce {
+                self.confirm(&found).await?;
                 let ours = found.link.uuid == draft.uuid;
                 let put = if ours { Put::Stored(found) } else { Put::Earlier(found) };
                 return Ok(self.stored(put));
@@ -126,6 +161,34 @@ impl ArchiveWriter {
             number = number.next();
         }
         Err(ArchiveError::TooManyStale { limit: STALE_LIMIT, number })
+    }
+
+    /// Makes sure that an object that stands at its place counts; takes it back otherwise.
+    async fn confirm(&self, header: &WalHeader) -> Result<(), ArchiveError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let fenced = match fence.check().await {
+            Ok(()) => return Ok(()),
+            Err(SnapshotError::Fenced { own, found }) => ArchiveError::Fenced { own, found },
+            Err(SnapshotError::Store(error)) => return Err(error.into()),
+            Err(SnapshotError::Damaged(damage)) => return Err(damage.into()),
+            Err(SnapshotError::ForeignDatabase { object, expected, found }) => {
+                return Err(ArchiveError::ForeignDatabase { object, expected, found });
+            }
+            Err(error) => unreachable!("no answer of a fence: {error}"),
+        };
+        let path = paths::wal(header.link.number.0);
+        // Numbers only grow: whoever removed ours puts nothing in its place.
+        match store::get(&*self.store, &path).await {
+            Ok(bytes) => {
+                let found = WalHeader::decode(header.link.number, &bytes);
+                if found.is_ok_and(|found| found.link == header.link) {
+                    store::delete(&*self.store, &path).await?;
+                }
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Err(fenced)
     }
 
     fn stored(&mut self, put: Put) -> Put {

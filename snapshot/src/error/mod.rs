@@ -100,6 +100,12 @@ pub enum SnapshotError {
         /// The id.
         id: SnapshotId,
     },
+    /// The snapshot is pinned.
+    #[error("snapshot {id} is pinned: unpin it first")]
+    Pinned {
+        /// The id.
+        id: SnapshotId,
+    },
     /// The snapshot is the parent of another.
     #[error("snapshot {id} is the parent of delta {child}: delete that first")]
     HasChildren {

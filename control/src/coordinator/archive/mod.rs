@@ -31,7 +31,8 @@ use cutwater_engine::engine::log_dir;
 use cutwater_engine::log::{Coverage, Running};
 use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::{
-    ArchiveError, ArchiveWriter, Cursor, Draft, Packing, Put, Secrets, WalWriterId, find_head,
+    ArchiveError, ArchiveWriter, Cursor, Draft, Fence, Packing, Put, Secrets, WalWriterId,
+    find_head,
 };
 use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::ident::{self, Identity, WalUuid};
@@ -319,7 +320,9 @@ impl Task {
         let Lease { identity, epoch, nonce, .. } = *lease;
         let id = WalWriterId { identity, epoch, nonce };
         let (store, packing) = (Arc::clone(&lease.store), self.setup.packing.clone());
-        self.writer = Some((lease, ArchiveWriter::new(store, id, packing, &head)));
+        let fence = Arc::clone(&lease) as Arc<dyn Fence>;
+        let writer = ArchiveWriter::new(store, id, packing, &head).fenced(fence);
+        self.writer = Some((lease, writer));
         Ok(())
     }
 

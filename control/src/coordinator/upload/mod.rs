@@ -17,7 +17,7 @@ use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
-use cutwater_snapshot::delete::{delete_snapshot, sweep_leftovers};
+use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State};
@@ -66,6 +66,7 @@ impl Uploads {
             status: status_sender,
             throttle: Arc::new(Throttle::new(config.upload_limit_bytes_per_s)),
             remote: None,
+            changes: 0,
             claims: BTreeMap::new(),
             failed: BTreeMap::new(),
             last_error: None,
@@ -200,6 +201,8 @@ struct Uploader {
     throttle: Arc<Throttle>,
     /// What is there, once it has been read.
     remote: Option<Catalog>,
+    /// [`Lease::changes`] when it was read.
+    changes: u64,
     /// Claims of ours there that have no manifest yet.
     claims: BTreeMap<SnapshotUuid, SnapshotName>,
     failed: BTreeMap<SnapshotUuid, String>,
@@ -274,6 +277,9 @@ impl Uploader {
     /// Does the next thing; `false` if there is none.
     async fn step(&mut self, lease: &Lease) -> Result<bool, SnapshotError> {
         let view = Arc::clone(&self.view.borrow_and_update());
+        if self.changes != lease.changes() {
+            (self.changes, self.remote) = (lease.changes(), None);
+        }
         let Some(remote) = &mut self.remote else {
             let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
             sweep_leftovers(&*lease.store, &catalog).await?;
@@ -285,12 +291,15 @@ impl Uploader {
             return Ok(true);
         };
         // Children before parents: a delta ends after what it is on top of.
-        let is_unwanted = |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid());
-        let unwanted = remote.published().rev().find(is_unwanted);
-        if let Some(id) = unwanted.map(Manifest::id) {
-            let (tombstone, _) = delete_snapshot(&*lease.store, id, &[], DELETED).await?;
-            tracing::info!(remote = id.0, "deleted in the remote store");
-            remote.bury(tombstone);
+        let is_unwanted =
+            |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid()) && m.pinned_at_us().is_none();
+        let unwanted = remote.published().rev().find(is_unwanted).cloned();
+        if let Some(manifest) = unwanted {
+            match lease.delete(&manifest, DELETED).await {
+                Ok(tombstone) => remote.bury(tombstone),
+                Err(SnapshotError::Pinned { .. }) => self.remote = None,
+                Err(error) => return Err(error),
+            }
             return Ok(true);
         }
         let orphan = self.claims.iter().find(|(uuid, _)| !view.has(**uuid));

@@ -209,6 +209,9 @@ pub enum CommandId {
     SnapshotCancel,
     /// `SNAPSHOT REKEY`
     SnapshotRekey,
+    SnapshotPin,
+    SnapshotUnpin,
+    SnapshotPrune,
     /// `SNAPSHOT STATUS`
     SnapshotStatus,
     /// `SNAPSHOT HELP`

@@ -177,6 +177,19 @@ const SNAPSHOT_SUBCOMMANDS: &[CommandSpec] = &[
             "O(N) with the number of snapshots",
             "Brings snapshots under the active key.",
         ),
+    CommandSpec::new(Id::SnapshotPin, "snapshot|pin", 3, Group::Server, "0.1.0")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
+        .docs("id", "O(1)", "Pins a snapshot: nothing lets it go."),
+    CommandSpec::new(Id::SnapshotUnpin, "snapshot|unpin", 3, Group::Server, "0.1.0")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
+        .docs("id", "O(1)", "Lifts the pin of a snapshot."),
+    CommandSpec::new(Id::SnapshotPrune, "snapshot|prune", -2, Group::Server, "0.1.0")
+        .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
+        .docs(
+            "[DRYRUN] [KEEPLAST number] [KEEPFOR duration]",
+            "O(N) with the number of snapshots and log objects",
+            "Lets go what the policy does not need.",
+        ),
     CommandSpec::new(Id::SnapshotStatus, "snapshot|status", 2, Group::Server, "0.1.0")
         .flags(
             Flags::ADMIN
