@@ -25,7 +25,7 @@ use cutwater_snapshot::archive::{Archive, ArchiveError};
 use cutwater_snapshot::catalog::{Catalog, database_of};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
-use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::error::{Refusal, SnapshotError};
 use cutwater_snapshot::ident::{DatabaseId, HistoryId, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
@@ -105,6 +105,9 @@ impl RestoreError {
                 "Choose one that is published: cutwater snapshot list --store URL."
             }
             Self::Plan(_) => "See what there is: cutwater restorable --store URL.",
+            Self::Snapshot(SnapshotError::Refused { reason: Refusal::NoKey { .. }, .. }) => {
+                "Give the key: --key-file ID=PATH, or CUTWATER_KEYS."
+            }
             Self::Snapshot(SnapshotError::NotEmpty { .. }) => {
                 "Give --into a folder that is new or empty."
             }
