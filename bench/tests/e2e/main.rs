@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archive;
 mod cancel;
 mod clients;
 mod commands;
@@ -19,9 +20,9 @@ mod metrics;
 mod mistakes;
 mod point_in_time;
 mod progress;
-#[path = "../../../snapshot/tests/common/s3.rs"]
-mod s3;
 mod snapshot_consistency;
 mod stops;
 mod support;
 mod tour;
+
+use cutwater_bench::s3;
