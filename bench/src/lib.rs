@@ -10,6 +10,7 @@
 //! - [`pace`]: load at a fixed rate, and how long each request waited;
 //! - [`golden`]: scripts of commands and the exact replies that they must get;
 //! - [`moments`]: restores to any moment, against what writers know;
+//! - [`s3`]: a server of the S3 protocol on loopback, which freezes and fails on demand;
 //! - [`report`]: medians, ratios and tables of measurements;
 //! - [`usage`]: what a process costs: CPU time and memory;
 //! - [`sim`]: the simulation, which embeds shards instead (`src/bin/simulate.rs`);
@@ -24,6 +25,9 @@ pub mod peer;
 pub mod process;
 pub mod reply;
 pub mod report;
+#[expect(clippy::unwrap_used, reason = "tests of every crate include this file")]
+#[path = "../../snapshot/tests/common/s3.rs"]
+pub mod s3;
 pub mod server;
 pub mod sim;
 pub mod tools;

@@ -3,10 +3,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cutwater_bench::sim::{Failure, Mutation, Report, run};
+use cutwater_bench::sim::{Failure, Mutation, Report, run, run_archived};
 
 /// Seeds that every run of the tests goes through.
 const SEEDS: u64 = 1_000;
+/// Seeds with an archive.
+const ARCHIVED_SEEDS: u64 = 150;
 /// Seeds among which one has to notice a mutation.
 const MUTATED_SEEDS: u64 = 300;
 /// Seeds that found a bug once; see the commits that fixed them.
@@ -70,6 +72,21 @@ fn expect_caught(mutation: Mutation) {
     let Failure { seed, what } = caught.unwrap_or_else(|| panic!("nobody notices {mutation:?}"));
     let whole = run(seed, Mutation::None).err();
     assert_eq!(whole, None, "seed {seed} noticed {mutation:?} ({what}), and now fails without it");
+}
+
+#[test]
+fn what_is_archived_is_exactly_what_counts_after_a_crash() {
+    let mut archived = 0;
+    for seed in 0..ARCHIVED_SEEDS {
+        match run_archived(seed) {
+            Ok(report) => archived += report.archived,
+            Err(Failure { seed, what }) => panic!(
+                "seed {seed}: {what}\nrepeat it: cargo run --release -p cutwater-bench --bin \
+                 simulate -- --from {seed} --seeds 1 --archive"
+            ),
+        }
+    }
+    assert!(archived > 10 * ARCHIVED_SEEDS, "only {archived} records were archived");
 }
 
 #[test]

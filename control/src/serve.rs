@@ -59,7 +59,7 @@ impl ServeError {
             Self::Database(DatabaseError::Store(SnapshotError::Refused { reason, .. })) => {
                 refusal_remedy(reason)
             }
-            Self::Database(DatabaseError::BehindArchive { .. }) => {
+            Self::Database(DatabaseError::Behind(_)) => {
                 "Restore the archive into a new directory, or use another --snapshot-store for \
                  this one."
             }

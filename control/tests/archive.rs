@@ -1,21 +1,33 @@
 //! The archive of an embedded database: a store out of reach for too long leaves a gap that shows
-//! and heals; a directory that is older than its archive does not start; keys that have expired
-//! since are restored.
+//! and heals, and so does log that went without having been archived; a directory that is older than
+//! its archive does not start, and writes nothing to a store that answers later; the directory is
+//! given back only when the archiver has ended; keys that have expired since are restored.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use cutwater_control::coordinator::archive::ArchiveStatus;
 use cutwater_control::coordinator::remote::RemoteConfig;
 use cutwater_control::database::DatabaseError;
 use cutwater_control::restore::{Destination, Restored, Source, restore};
 use cutwater_control::{Database, DatabaseConfig};
 use cutwater_engine::seal::{Keyring, MasterKey};
-use cutwater_snapshot::plan::Target;
+use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::plan::{Restorable, Target, Window};
 use cutwater_snapshot::store::open_local;
+use futures::stream::BoxStream;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use tokio::sync::watch;
 
 /// How long anything that is waited for may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,11 +37,19 @@ fn keys() -> Keyring {
 }
 
 async fn open(dir: &Path, remote: &Path, keys: &Keyring) -> Result<Database, DatabaseError> {
-    let mut config = DatabaseConfig::directory(dir).unwrap();
+    open_with(dir, Some((open_local(remote).unwrap(), remote)), keys).await
+}
+
+async fn open_with(
+    dir: &Path,
+    remote: Option<(Arc<dyn ObjectStore>, &Path)>,
+    keys: &Keyring,
+) -> Result<Database, DatabaseError> {
+    let mut config = DatabaseConfig::directory(dir)?;
     config.engine.segment_bytes = 1 << 20;
     config.keys = keys.clone();
-    config.remote = Some(RemoteConfig {
-        store: open_local(remote).unwrap(),
+    config.remote = remote.map(|(store, remote)| RemoteConfig {
+        store,
         url: format!("file://{}", remote.display()),
         single_writer: false,
         upload_limit_bytes_per_s: None,
@@ -150,7 +170,7 @@ async fn a_directory_older_than_its_archive_does_not_start() {
     wait(&database, "archived", |status| status.archived_to > now).await;
     database.close().await.unwrap();
     let error = open(&old, &remote, &none).await.err().unwrap();
-    assert!(matches!(error, DatabaseError::BehindArchive { .. }), "{error}");
+    assert!(matches!(error, DatabaseError::Behind(_)), "{error}");
     assert!(error.to_string().contains("older than its archive"), "{error}");
     // The one that it belongs to goes on, and knows everything.
     let database = open(&data, &remote, &none).await.unwrap();
@@ -181,4 +201,252 @@ async fn what_has_expired_since_is_restored_as_it_was() {
     assert_eq!(then.keys, 2);
     let now = restored(&remote, Target::Latest, &path("now"), &none).await;
     assert_eq!(now.keys, 1);
+}
+
+/// Waits until the only history has a hole and, behind it, more than a single moment.
+async fn wait_until_healed(remote: &Path) -> Restorable {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let source = Source::load(open_local(remote).unwrap(), Keyring::default()).await.unwrap();
+        let found = source.restorable().remove(0);
+        let hole = found.holes.first().map(|hole| hole.before);
+        let is_healed = |window: &Window| hole.is_some_and(|end| window.first >= end);
+        let last = found.windows.last();
+        if last.is_some_and(|window| is_healed(window) && window.first < window.last) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The names in a folder, however deep.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names.extend(self::names(&path));
+        } else {
+            names.push(path.display().to_string());
+        }
+    }
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_went_without_the_remote_store_leaves_a_gap_and_heals() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, remote, none) = (path("data"), path("remote"), Keyring::default());
+    let database = open(&data, &remote, &none).await.unwrap();
+    wait_for_base(&database).await;
+    database.client().set("before", "1").unwrap();
+    let before = database.engine().now();
+    wait(&database, "archived", |status| status.archived_to > before).await;
+    database.close().await.unwrap();
+
+    // Without the remote store two checkpoints let log go.
+    let log = data.join("log/000001-000");
+    let first = |names: Vec<String>| names.iter().any(|name| name.contains("/000001-"));
+    assert!(first(names(&data.join("log"))), "{}", log.display());
+    let database = open_with(&data, None, &none).await.unwrap();
+    for round in 0..3 {
+        for n in 0..400 {
+            database.client().set(format!("alone:{round}:{n}"), "x".repeat(10_000)).unwrap();
+        }
+        database.snapshot().await.unwrap();
+    }
+    let deadline = Instant::now() + LIMIT;
+    while first(names(&data.join("log"))) {
+        assert!(Instant::now() < deadline, "the log stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    database.close().await.unwrap();
+
+    let database = open(&data, &remote, &none).await.unwrap();
+    database.client().set("after", "2").unwrap();
+    let now = database.engine().now();
+    wait(&database, "archived again", |status| status.archived_to > now).await;
+    let found = wait_until_healed(&remote).await;
+    assert_eq!(found.holes.len(), 1, "{found:?}");
+    database.close().await.unwrap();
+    let latest = restored(&remote, Target::Latest, &path("latest"), &none).await;
+    assert_eq!(latest.keys, 2 + 3 * 400);
+    let then = restored(&remote, Target::Lsn(before), &path("then"), &none).await;
+    assert_eq!(then.keys, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_directory_writes_nothing_to_a_store_that_answers_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, old, remote, away) = (path("data"), path("old"), path("remote"), path("away"));
+    let none = Keyring::default();
+    let database = open(&data, &remote, &none).await.unwrap();
+    database.client().set("a", "1").unwrap();
+    database.close().await.unwrap();
+    copy(&data, &old);
+    let database = open(&data, &remote, &none).await.unwrap();
+    database.client().set("b", "2").unwrap();
+    database.close().await.unwrap();
+
+    // The copy starts while nobody can tell it, and has more waiting than may.
+    let before = names(&remote);
+    let store = open_local(&remote).unwrap();
+    fs::rename(&remote, &away).unwrap();
+    fs::write(&remote, "no store").unwrap();
+    let database = open_with(&old, Some((store, &remote)), &none).await.unwrap();
+    for n in 0..400 {
+        database.client().set(format!("gap:{n}"), "x".repeat(1_000)).unwrap();
+    }
+    database.snapshot().await.unwrap();
+    wait(&database, "a gap", |status| status.gap.is_some()).await;
+    fs::remove_file(&remote).unwrap();
+    fs::rename(&away, &remote).unwrap();
+    wait(&database, "it is told", |status| {
+        status.last_error.as_ref().is_some_and(|error| error.contains("is older than"))
+    })
+    .await;
+    database.close().await.unwrap();
+    assert_eq!(names(&remote), before);
+    // Nor does it start now, although it has gone on meanwhile.
+    let error = open(&old, &remote, &none).await.err().unwrap();
+    assert!(matches!(error, DatabaseError::Behind(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_the_directory_never_took_is_enough_to_refuse() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, old, remote) = (path("data"), path("old"), path("remote"));
+    let none = Keyring::default();
+    let database = open(&data, &remote, &none).await.unwrap();
+    wait_for_base(&database).await;
+    database.close().await.unwrap();
+    copy(&data, &old);
+    let wal = names(&remote.join("wal")).len();
+    let database = open(&data, &remote, &none).await.unwrap();
+    database.snapshot().await.unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while database.coordinator().status().await.unwrap().remote.unwrap().uploaded < 2 {
+        assert!(Instant::now() < deadline, "it does not go up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    database.close().await.unwrap();
+    // As if the archive had been out of order.
+    for object in names(&remote.join("wal")).split_off(wal) {
+        fs::remove_file(object).unwrap();
+    }
+    let error = open(&old, &remote, &none).await.err().unwrap().to_string();
+    assert!(error.contains("snap-") && error.contains("older than the snapshot"), "{error}");
+}
+
+/// A store whose puts into the archive wait while the gate is shut.
+#[derive(Debug)]
+struct Gated {
+    inner: Arc<dyn ObjectStore>,
+    shut: watch::Receiver<bool>,
+    /// How many wait.
+    waiting: AtomicUsize,
+}
+
+impl fmt::Display for Gated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Gated {
+    async fn put_opts(
+        &self,
+        path: &object_store::path::Path,
+        body: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        if path.as_ref().starts_with("wal/") {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _ = self.shut.clone().wait_for(|shut| !shut).await;
+        }
+        self.inner.put_opts(path, body, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &object_store::path::Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        path: &object_store::path::Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<object_store::path::Path>>,
+    ) -> BoxStream<'static, object_store::Result<object_store::path::Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(
+        &self,
+        prefix: Option<&object_store::path::Path>,
+    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(
+        &self,
+        prefix: Option<&object_store::path::Path>,
+    ) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &object_store::path::Path,
+        to: &object_store::path::Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Another start would find an older cursor than the one that the first still writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_directory_is_given_back_when_the_archiver_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, remote, none) = (path("data"), path("remote"), Keyring::default());
+    let (gate, shut) = watch::channel(true);
+    let inner = open_local(&remote).unwrap();
+    let gated = Arc::new(Gated { inner, shut, waiting: AtomicUsize::new(0) });
+    let store = Arc::clone(&gated) as Arc<dyn ObjectStore>;
+    let database = open_with(&data, Some((store, &remote)), &none).await.unwrap();
+    database.client().set("a", "1").unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while gated.waiting.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < deadline, "nothing is archived");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let engine = database.engine().client();
+    let closing = tokio::spawn(database.close());
+    // The shards have ended when their clients hear so.
+    while engine.set("b", "2").is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(DatabaseConfig::directory(&data).is_err(), "the directory is free already");
+    gate.send_replace(false);
+    closing.await.unwrap().unwrap();
+    let database = open(&data, &remote, &none).await.unwrap();
+    assert!(database.recovered().keys >= 1);
+    database.close().await.unwrap();
 }

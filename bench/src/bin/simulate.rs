@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cutwater_bench::sim::{Mutation, run};
+use cutwater_bench::sim::{Mutation, run, run_archived};
 
 /// How often progress is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,6 +24,9 @@ struct Options {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+    /// An archive takes records out of the logs meanwhile.
+    #[arg(long)]
+    archive: bool,
     /// Break something: `no-sync`, `no-gate` or `no-crc`.
     #[arg(long)]
     mutation: Option<String>,
@@ -42,7 +45,8 @@ fn main() -> ExitCode {
     let (mut requests, mut starts, mut snapshots, mut failures) = (0, 0, 0, 0u64);
     let (mut unknown, mut unknown_losses) = (0, 0);
     for seed in options.from..options.from.saturating_add(options.seeds) {
-        match run(seed, mutation) {
+        let result = if options.archive { run_archived(seed) } else { run(seed, mutation) };
+        match result {
             Ok(report) => {
                 requests += report.requests;
                 starts += report.starts;
@@ -55,7 +59,8 @@ fn main() -> ExitCode {
                 println!("seed {seed} fails: {}", failure.what);
                 println!(
                     "repeat it: cargo run --release -p cutwater-bench --bin simulate -- \
-                     --from {seed} --seeds 1"
+                     --from {seed} --seeds 1{}",
+                    if options.archive { " --archive" } else { "" }
                 );
                 if !options.keep_going {
                     return ExitCode::FAILURE;

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::client::Client;
+use crate::reply::Reply;
 
 /// Connections that write at once.
 pub const WRITERS: usize = 3;
 /// Keys of each writer, so many that they lie on all shards.
 const KEYS: usize = 12;
-/// Of these, the keys that one MSET writes together.
+/// Of these, the keys that are written together: the first so many by an MSET, the next so many by
+/// an EXEC.
 const GROUP: usize = 3;
 /// Between two writes, so that minutes of them fit into memory.
 const PACE: Duration = Duration::from_micros(300);
@@ -89,22 +91,29 @@ impl Ledger {
             self.turn += 1;
             let keys = match self.turn % 4 {
                 0 => 0..GROUP,
+                2 => GROUP..2 * GROUP,
                 _ => {
-                    let single = GROUP + self.turn % (KEYS - GROUP);
+                    let single = 2 * GROUP + self.turn / 2 % (KEYS - 2 * GROUP);
                     single..single + 1
                 }
             };
             // One value for all keys of a command, above every earlier one of theirs.
             let value = self.turn as u64;
-            let pairs = keys.clone().flat_map(|k| [key(writer, k), value.to_string()]);
-            let command: Vec<String> = ["MSET".to_owned()].into_iter().chain(pairs).collect();
+            let pair = |k| [key(writer, k), value.to_string()];
             let sent_us = now_us();
             for k in keys.clone() {
                 self.writes[k].push(Write { value, sent_us, acknowledged_us: None });
             }
-            match client.call(&command) {
-                Ok(reply) if reply.is_ok() => {}
-                _ => return,
+            let is_done = match self.turn % 4 {
+                2 => exec(&mut client, keys.clone().map(pair)),
+                _ => {
+                    let command = ["MSET".to_owned()].into_iter();
+                    let command: Vec<_> = command.chain(keys.clone().flat_map(pair)).collect();
+                    client.call(&command).is_ok_and(|reply| reply.is_ok())
+                }
+            };
+            if !is_done {
+                return;
             }
             let acknowledged_us = Some(now_us());
             for k in keys {
@@ -128,7 +137,7 @@ impl Ledger {
         at_us: u64,
     ) -> io::Result<Vec<String>> {
         let mut wrong = Vec::new();
-        let mut group = Vec::new();
+        let mut groups = [Vec::new(), Vec::new()];
         for (k, writes) in self.writes.iter().enumerate() {
             let reply = client.call(&["GET".to_owned(), key(writer, k)])?;
             let found = reply.integer().unwrap_or(0) as u64;
@@ -143,13 +152,26 @@ impl Ledger {
                     key(writer, k)
                 ));
             }
-            if k < GROUP {
+            if let Some(group) = groups.get_mut(k / GROUP) {
                 group.push(found);
             }
         }
-        if group.windows(2).any(|pair| pair[0] != pair[1]) {
-            wrong.push(format!("half an MSET of writer {writer}: {group:?}"));
+        for group in groups {
+            if group.windows(2).any(|pair| pair[0] != pair[1]) {
+                wrong.push(format!("half a transaction of writer {writer}: {group:?}"));
+            }
         }
         Ok(wrong)
     }
+}
+
+/// Sets keys in one transaction; whether it was acknowledged.
+fn exec(client: &mut Client, pairs: impl Iterator<Item = [String; 2]>) -> bool {
+    let one = |name: &str| vec![name.to_owned()];
+    let set = |[key, value]: [String; 2]| vec!["SET".to_owned(), key, value];
+    let mut commands = vec![one("MULTI")];
+    commands.extend(pairs.map(set));
+    commands.push(one("EXEC"));
+    let replies = client.pipeline(&commands);
+    replies.is_ok_and(|replies| matches!(replies.last(), Some(Reply::Array(..))))
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::sim::rng::Rng;
 use ledger::{Ledger, WRITERS};
-use stage::{Stage, Windows};
+use stage::{Setting, Stage, Windows};
 
 /// Numbers of shards that are served and restored onto.
 const SHARDS: [u16; 3] = [1, 2, 5];
@@ -37,6 +37,8 @@ pub struct Options {
     pub moments: usize,
     /// Whether the store goes away now and then.
     pub outages: bool,
+    /// Which store, and how things are written to it.
+    pub setting: Setting,
     /// Where all chance comes from.
     pub seed: u64,
 }
@@ -69,7 +71,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> io::Result<(Report, 
 fn play(options: &Options, say: &mut dyn FnMut(&str)) -> io::Result<(Report, Stage)> {
     let mut rng = Rng::new(options.seed);
     let mut report = Report::default();
-    let stage = Stage::new()?;
+    let stage = Stage::new(options.setting)?;
     let mut first = vec![Ledger::default(); WRITERS];
     write_for(&stage, "data", options, &mut rng, &mut first, &mut report)?;
     let history = stage.current()?;
@@ -115,6 +117,7 @@ fn write_for(
         let share = Duration::from_millis(rng.between(1_200, ROUND_SECONDS * 2_000 - 1_200));
         let until = Instant::now() + share;
         let outage = options.outages && rng.chance(40);
+        let outage_kind = rng.any();
         let snapshot = rng.chance(60);
         thread::scope(|scope| -> io::Result<()> {
             let address = server.address();
@@ -126,7 +129,7 @@ fn write_for(
                 report.snapshots += 1;
             }
             if outage {
-                stage.outage(share / 3)?;
+                stage.outage(share / 3, outage_kind)?;
                 report.outages += 1;
             }
             thread::sleep(until.saturating_duration_since(Instant::now()));

@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,12 +12,34 @@ use cutwater_control::listing::rfc_3339;
 use cutwater_control::restore::text::parse_moment;
 
 use crate::process::ServerProcess;
+use crate::s3::{BUCKET, KEY_ID, S3Server, SECRET};
 use crate::server::{ServerOptions, subcommand};
 use crate::sim::rng::Rng;
+
+/// What kind of store, and how everything is written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// An S3 server on loopback rather than a folder.
+    pub s3: bool,
+    /// Everything is sealed.
+    pub sealed: bool,
+    /// `none`, `lz4` or `zstd:1`.
+    pub compression: &'static str,
+    /// `--archive-interval`.
+    pub interval: &'static str,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self { s3: false, sealed: false, compression: "none", interval: "1s" }
+    }
+}
 
 /// A folder with a store and any number of data directories.
 pub struct Stage {
     folder: tempfile::TempDir,
+    setting: Setting,
+    s3: Option<Mutex<S3Server>>,
 }
 
 /// The windows of a history, in microseconds since the Unix epoch, inclusive.
@@ -62,14 +86,31 @@ impl Windows {
 }
 
 impl Stage {
-    /// A new folder.
+    /// A new folder, and an S3 server if one is to be.
     ///
     /// # Errors
     /// Those of making it.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(setting: Setting) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        fs::create_dir(folder.path().join("remote"))?;
-        Ok(Self { folder })
+        let s3 = setting.s3.then(|| Mutex::new(S3Server::start()));
+        let stage = Self { folder, setting, s3 };
+        if !setting.s3 {
+            fs::create_dir(stage.path("remote"))?;
+        }
+        let endpoint = stage.s3().map(|server| server.endpoint());
+        let settings = endpoint.map(|endpoint| {
+            format!(
+                "s3-endpoint = \"{endpoint}\"\ns3-region = \"us-east-1\"\ns3-allow-http = true\n\
+                 s3-path-style = true\ns3-access-key-id = \"{KEY_ID}\"\n\
+                 s3-secret-access-key = \"{SECRET}\"\n"
+            )
+        });
+        fs::write(stage.path("cutwater.toml"), settings.unwrap_or_default())?;
+        if setting.sealed {
+            let key = stage.path("key").display().to_string();
+            run(&["keygen", "--out", &key])?;
+        }
+        Ok(stage)
     }
 
     /// Anything in the folder.
@@ -77,23 +118,72 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    /// The address of the store.
-    pub fn url(&self) -> String {
-        format!("file://{}", self.path("remote").display())
+    /// The S3 server, if it is one.
+    pub fn s3(&self) -> Option<MutexGuard<'_, S3Server>> {
+        Some(self.s3.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Serves a data directory and archives it every second.
+    /// The folder with the store's objects.
+    pub fn objects(&self) -> PathBuf {
+        match self.s3() {
+            Some(server) => server.folder().join("prefix"),
+            None => self.path("remote"),
+        }
+    }
+
+    /// The address of the store.
+    pub fn url(&self) -> String {
+        match self.setting.s3 {
+            true => format!("s3://{BUCKET}/prefix"),
+            false => format!("file://{}", self.path("remote").display()),
+        }
+    }
+
+    /// What a command or a server needs to reach the store and to open what is in it.
+    pub fn access(&self) -> Vec<String> {
+        let mut access = Vec::new();
+        if self.setting.s3 {
+            access
+                .extend(["--config".to_owned(), self.path("cutwater.toml").display().to_string()]);
+        }
+        access.extend(self.keys());
+        access
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let key = || format!("test={}", self.path("key").display());
+        match self.setting.sealed {
+            true => vec!["--key-file".to_owned(), key()],
+            false => Vec::new(),
+        }
+    }
+
+    /// The options of a server that archives a data directory.
+    pub fn options(&self, dir: &str, shards: u16) -> ServerOptions {
+        let mut options = ServerOptions::new(self.path(dir));
+        options.shards = shards;
+        options.checkpoint_log_bytes = Some(4 << 20);
+        let Setting { compression, interval, .. } = self.setting;
+        let url = self.url();
+        let more = [
+            "--snapshot-store",
+            &url,
+            "--archive-interval",
+            interval,
+            "--compression",
+            compression,
+        ];
+        options.more = more.map(str::to_owned).to_vec();
+        options.more.extend(self.access());
+        options
+    }
+
+    /// Serves a data directory and archives it.
     ///
     /// # Errors
     /// As for [`ServerOptions::start`].
     pub fn serve(&self, dir: &str, shards: u16) -> io::Result<ServerProcess> {
-        let mut options = ServerOptions::new(self.path(dir));
-        options.shards = shards;
-        options.checkpoint_log_bytes = Some(4 << 20);
-        let url = self.url();
-        options.more =
-            ["--snapshot-store", &url, "--archive-interval", "1s"].map(str::to_owned).to_vec();
-        options.start()
+        self.options(dir, shards).start()
     }
 
     /// Serves a data directory by itself.
@@ -103,7 +193,20 @@ impl Stage {
     pub fn serve_alone(&self, dir: &Path, shards: u16) -> io::Result<ServerProcess> {
         let mut options = ServerOptions::new(dir);
         options.shards = shards;
+        options.more = self.keys();
         options.start()
+    }
+
+    /// Runs `restore` or another command that works on the store.
+    ///
+    /// # Errors
+    /// If it cannot be started; not if it fails.
+    pub fn command(&self, command: &str, more: &[&str]) -> io::Result<Output> {
+        let (url, access) = (self.url(), self.access());
+        let mut arguments = vec![command, "--store", &url];
+        arguments.extend(access.iter().map(String::as_str));
+        arguments.extend(more);
+        subcommand(&arguments)
     }
 
     /// Restores a moment into a folder of this name.
@@ -111,12 +214,11 @@ impl Stage {
     /// # Errors
     /// If the restore fails; with what it printed.
     pub fn restore(&self, wish: &[&str], name: &str, shards: u16) -> io::Result<PathBuf> {
-        let (url, into, shards) = (self.url(), self.path(name), shards.to_string());
+        let (into, shards) = (self.path(name), shards.to_string());
         let folder = into.display().to_string();
-        let mut arguments = vec!["restore", "--store", &url, "--into", &folder];
-        arguments.extend(["--shards", &shards]);
+        let mut arguments = vec!["--into", &folder, "--shards", &shards];
         arguments.extend(wish);
-        run(&arguments)?;
+        printed("restore", &self.command("restore", &arguments)?)?;
         Ok(into)
     }
 
@@ -162,20 +264,42 @@ impl Stage {
     /// # Errors
     /// If it fails.
     pub fn restorable(&self) -> io::Result<String> {
-        run(&["restorable", "--store", &self.url()])
+        printed("restorable", &self.command("restorable", &[])?)
     }
 
-    /// Takes the store away for a while: where its folder was lies a file.
+    /// Takes the store away for a while. A folder: where it was lies a file. A server: it refuses,
+    /// does not answer, or does what it is asked and says that it failed.
     ///
     /// # Errors
     /// Those of renaming.
-    pub fn outage(&self, length: Duration) -> io::Result<()> {
-        let (here, away) = (self.path("remote"), self.path("remote-away"));
-        fs::rename(&here, &away)?;
-        fs::write(&here, b"no store")?;
-        thread::sleep(length);
-        fs::remove_file(&here)?;
-        fs::rename(&away, &here)
+    pub fn outage(&self, length: Duration, kind: u64) -> io::Result<()> {
+        use std::sync::atomic::Ordering;
+        let Some(mut server) = self.s3() else {
+            let (here, away) = (self.path("remote"), self.path("remote-away"));
+            fs::rename(&here, &away)?;
+            fs::write(&here, b"no store")?;
+            thread::sleep(length);
+            fs::remove_file(&here)?;
+            return fs::rename(&away, &here);
+        };
+        match kind % 3 {
+            0 => {
+                server.stop();
+                thread::sleep(length);
+                server.resume();
+            }
+            1 => {
+                server.freeze();
+                thread::sleep(length);
+                server.thaw();
+            }
+            _ => {
+                server.behaviour().failing.store(true, Ordering::SeqCst);
+                thread::sleep(length);
+                server.behaviour().failing.store(false, Ordering::SeqCst);
+            }
+        }
+        Ok(())
     }
 
     /// The numbers of the archive's objects.
@@ -183,10 +307,14 @@ impl Stage {
     /// # Errors
     /// Those of listing.
     pub fn wal_objects(&self) -> io::Result<Vec<PathBuf>> {
-        let names = fs::read_dir(self.path("remote/wal"))?;
+        let names = fs::read_dir(self.objects().join("wal"))?;
         let mut paths: Vec<PathBuf> =
             names.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-        paths.retain(|path| !path.to_string_lossy().contains('#'));
+        let is_object = |path: &PathBuf| {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        paths.retain(is_object);
         paths.sort();
         Ok(paths)
     }
@@ -194,10 +322,13 @@ impl Stage {
 
 /// What a subcommand printed, which must not fail.
 fn run(arguments: &[&str]) -> io::Result<String> {
-    let output = subcommand(arguments)?;
+    printed(arguments[0], &subcommand(arguments)?)
+}
+
+fn printed(command: &str, output: &Output) -> io::Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("{} ended with {}: {printed}", arguments[0], output.status)))
+    Err(io::Error::other(format!("{command} ended with {}: {printed}", output.status)))
 }

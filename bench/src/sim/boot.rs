@@ -40,7 +40,7 @@ pub struct Plan<'a> {
     pub seed: u64,
     /// Now.
     pub now_micros: u64,
-    /// Where the newest snapshot ends.
+    /// Where the newest snapshot or the archive ends.
     pub published: Lsn,
 }
 
@@ -71,6 +71,7 @@ pub fn boot(
     let coverage = image.map(|image| &image.coverage);
     let resolution = recovery.resolve(coverage).map_err(|error| text(&error))?.clone();
     let floor = resolution.max_lsn.max(image.map_or(Lsn::ZERO, |image| image.end));
+    let floor = floor.max(plan.published);
     let new = NewStart {
         database_id: IDENTITY.0,
         history_id: IDENTITY.1,

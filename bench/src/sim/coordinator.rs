@@ -56,6 +56,13 @@ impl World {
                     self.spares.push(spare.map_err(|error| format!("cannot retire: {error}"))?);
                 }
             }
+            Some(Control::Mark) => {
+                let mut mark = None;
+                self.turn(node, |core, _| mark = Some(core.mark()));
+                if let Some(mark) = mark {
+                    self.marked(node, mark);
+                }
+            }
             None => {}
         }
         Ok(())

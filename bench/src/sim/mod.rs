@@ -13,6 +13,7 @@
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
+//! | [`archive`] | what an archiver takes out of the logs meanwhile |
 //! | [`client`], [`workload`] | who asks, and for what |
 //! | [`model`], [`search`], [`lossy`] | what answers are right, and what may be lost |
 //! | [`mutation`] | what is broken on purpose, to see that it is noticed |
@@ -26,7 +27,9 @@
 //! 2. At rest everybody is answered, and no intent, transaction or parked command is left.
 //! 3. The logs alone, and each snapshot with the logs behind it, lead to the same state; and a
 //!    snapshot with its tail holds exactly the state at its end.
+//! 4. What was archived before a crash is in the logs behind it, no more and no less.
 
+pub mod archive;
 pub mod boot;
 pub mod client;
 mod coordinator;
@@ -43,4 +46,4 @@ pub mod workload;
 pub mod world;
 
 pub use mutation::Mutation;
-pub use run::{Failure, Report, run};
+pub use run::{Failure, Report, run, run_archived};

@@ -67,6 +67,8 @@ pub enum Control {
     Cancel(SnapshotId),
     /// The log before this is not needed.
     Release(Position),
+    /// The archive asks how far the log is closed.
+    Mark,
 }
 
 impl Node {

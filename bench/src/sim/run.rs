@@ -8,8 +8,9 @@ use std::sync::Arc;
 use cutwater_engine::log::segment::is_spare_name;
 use cutwater_engine::log::{LogDisk, SimDisk};
 use cutwater_engine::slot::SlotMap;
-use cutwater_engine::types::{DbIndex, Fsync, Lsn, StartId};
+use cutwater_engine::types::{DbIndex, Fsync, StartId};
 
+use super::archive::Archive;
 use super::boot::{self, Booted, Plan};
 use super::lossy::Survivors;
 use super::model::{State, Value};
@@ -40,6 +41,8 @@ pub struct Report {
     pub starts: u64,
     /// Snapshots that were completed.
     pub snapshots: u64,
+    /// Records that were archived.
+    pub archived: u64,
     /// Searches that were given up.
     pub unknown: u64,
     /// Searches for what may survive that were given up; the replies alone were then explained.
@@ -61,7 +64,25 @@ pub struct Failure {
 /// What must not be: the database has lost, taken back or halved something, waits for ever, or has
 /// stopped at an assertion.
 pub fn run(seed: u64, mutation: Mutation) -> Result<Report, Failure> {
-    let result = catch_unwind(AssertUnwindSafe(|| Run::new(seed, mutation).all()));
+    caught(seed, || Run::new(seed, mutation))
+}
+
+/// [`run`], with an archive beside it.
+///
+/// # Errors
+/// As for [`run`]; or the archive has not exactly what counts.
+pub fn run_archived(seed: u64) -> Result<Report, Failure> {
+    caught(seed, || {
+        let mut run = Run::new(seed, Mutation::None);
+        run.world.archive.is_on = true;
+        // Log waits for the archive.
+        run.world.recycles = false;
+        run
+    })
+}
+
+fn caught(seed: u64, new: impl FnOnce() -> Run) -> Result<Report, Failure> {
+    let result = catch_unwind(AssertUnwindSafe(|| new().all()));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -115,6 +136,7 @@ impl Run {
             whole_log: true,
             refused: false,
             spares: Vec::new(),
+            archive: Archive::default(),
             rng,
         };
         let (report, initial, owners) = (Report::default(), vec![None; KEYS], vec![0; KEYS]);
@@ -129,6 +151,7 @@ impl Run {
             self.crash();
         }
         self.start()?;
+        self.report.archived = self.world.archive.records() as u64;
         self.report.hash = self.world.hash.finish();
         Ok(self.report)
     }
@@ -203,6 +226,7 @@ impl Run {
     fn crash(&mut self) {
         let world = &mut self.world;
         world.nodes.clear();
+        world.forget_marks();
         if world.rng.chance(20) { world.disk.kill() } else { world.disk.crash() }
     }
 
@@ -258,7 +282,7 @@ impl Run {
             mutation: world.mutation,
             seed: self.hash_seed,
             now_micros: world.now_micros,
-            published: world.complete.last().map_or(Lsn::ZERO, |image| image.end),
+            published: world.kept_lsn(),
         };
         let count = world.complete.len();
         let choices = if world.whole_log { count + 1 } else { count };
@@ -273,7 +297,8 @@ impl Run {
         if world.start == StartId(0) {
             return Ok(());
         }
-        let published = world.complete.last().map_or(Lsn::ZERO, |image| image.end);
+        let published = world.kept_lsn();
+        world.compare_archive(&disk(world))?;
         let whole = world.whole_log.then_some(None);
         let bases: Vec<_> = whole.into_iter().chain(world.complete.iter().map(Some)).collect();
         let mut first = None;

@@ -16,6 +16,7 @@ use cutwater_engine::shard::core::ShardCore;
 use cutwater_engine::slot::SlotMap;
 use cutwater_engine::types::{Fsync, LogId, ShardId, StartId};
 
+use super::archive::Archive;
 use super::boot::IDENTITY;
 use super::client::Client;
 use super::model::Request;
@@ -97,6 +98,8 @@ pub struct World {
     pub refused: bool,
     /// Files that segments can be made from.
     pub spares: Vec<String>,
+    /// What was taken out of the logs.
+    pub archive: Archive,
 }
 
 /// One thing that can happen.
@@ -140,6 +143,9 @@ impl World {
         self.move_clock();
         if self.rng.below(1_000) < self.tempo.snapshot_permille as usize && self.quota > 0 {
             self.begin_snapshot();
+        }
+        if self.archive.is_on && self.quota > 0 && self.rng.chance(4) {
+            self.begin_round();
         }
         let actions = self.actions();
         let total: u64 = actions.iter().map(|(weight, _)| weight).sum();
@@ -242,6 +248,7 @@ impl World {
             }
             Action::Turn { node } => self.turn(node, |_, _| {}),
         }
+        self.end_round()?;
         self.snapshot_events()
     }
 

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archive;
 mod cancel;
 mod clients;
 mod commands;
@@ -23,15 +24,15 @@ mod mistakes;
 mod point_in_time;
 mod progress;
 mod remote;
-#[path = "../../../snapshot/tests/common/s3.rs"]
-mod s3;
-mod snapshot_commands;
 mod sealing;
+mod snapshot_commands;
 mod snapshot_consistency;
 mod stops;
 mod stores;
 mod support;
 mod tour;
 mod trace;
-mod uploads;
 mod two_servers;
+mod uploads;
+
+use cutwater_bench::s3;

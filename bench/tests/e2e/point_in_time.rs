@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use cutwater_bench::moments::stage::Moment;
+use cutwater_bench::moments::stage::{Moment, Setting};
 use cutwater_bench::moments::{Options, run};
 use cutwater_bench::server;
 
@@ -16,7 +16,8 @@ fn every_moment_holds_what_was_acknowledged_before_and_nothing_sent_after() {
     if server::is_stand_in() {
         return;
     }
-    let options = Options { seconds: 6, moments: 4, outages: false, seed: 11 };
+    let setting = Setting::default();
+    let options = Options { seconds: 6, moments: 4, outages: false, setting, seed: 11 };
     let (report, stage) = run(&options, &mut |_| {}).unwrap();
     assert!(report.writes > 100 && report.kills > 0 && report.moments >= 10, "{report:?}");
 

@@ -19,6 +19,7 @@
 
 mod actor;
 pub mod archive;
+pub mod behind;
 pub mod image;
 mod job;
 pub mod message;

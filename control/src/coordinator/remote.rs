@@ -28,6 +28,8 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use super::behind::{BehindError, Known};
+
 /// How long a start waits for the remote store's first answer.
 pub const START_LIMIT: Duration = Duration::from_secs(5);
 /// How long a start waits, beside that, until it is the writer.
@@ -259,13 +261,15 @@ async fn ask(config: &RemoteConfig, identity: Identity) -> Result<(), SnapshotEr
     require_database(&*config.store, identity.database).await
 }
 
-/// Begins to seek the role of the writer; `keep` are the snapshots that this server has whole, and
+/// Begins to seek the role of the writer; `keep` are the snapshots that this server has whole,
+/// `known` what it knows of its history in the store (if it has a log that goes on), and
 /// `last_error` what [`probe_start`] said. Completes when there is a first outcome, or after a few
 /// seconds.
 pub async fn start(
     config: RemoteConfig,
     identity: Identity,
     keep: BTreeSet<SnapshotUuid>,
+    known: Option<Known>,
     last_error: Option<String>,
 ) -> (watch::Receiver<RemoteState>, JoinHandle<()>) {
     let answered = last_error.is_none();
@@ -278,7 +282,7 @@ pub async fn start(
         );
     }
     let (sender, mut state) = watch::channel(RemoteState::Connecting { last_error });
-    let task = tokio::spawn(seek(config, identity, keep, sender));
+    let task = tokio::spawn(seek(config, identity, (keep, known), sender));
     if answered {
         // So that the first snapshot already knows which ids the remote store has taken.
         let _ = tokio::time::timeout(TAKEOVER_LIMIT, state.changed()).await;
@@ -290,15 +294,18 @@ pub async fn start(
 async fn seek(
     config: RemoteConfig,
     identity: Identity,
-    keep: BTreeSet<SnapshotUuid>,
+    (keep, known): (BTreeSet<SnapshotUuid>, Option<Known>),
     state: watch::Sender<RemoteState>,
 ) {
     let mut retry = Retry::default();
     let lease = loop {
-        match take_over(&config, identity, &keep, &state).await {
+        match take_over(&config, identity, (&keep, known.as_ref()), &state).await {
             Ok(lease) => break Arc::new(lease),
             Err(error) => {
                 let text = error.to_string();
+                if matches!(&error, NotWriter::Behind(error) if error.is_behind()) {
+                    tracing::error!(error = text, "nothing is written to the remote store");
+                }
                 tracing::debug!(error = text, "the remote store cannot be written yet");
                 state.send_replace(RemoteState::Connecting { last_error: Some(text) });
                 tokio::time::sleep(retry.next()).await;
@@ -319,16 +326,23 @@ async fn seek(
 async fn take_over(
     config: &RemoteConfig,
     identity: Identity,
-    keep: &BTreeSet<SnapshotUuid>,
+    (keep, known): (&BTreeSet<SnapshotUuid>, Option<&Known>),
     state: &watch::Sender<RemoteState>,
-) -> Result<Lease, SnapshotError> {
+) -> Result<Lease, NotWriter> {
     ask(config, identity).await?;
+    if let Some(known) = known {
+        known.check(&*config.store).await?;
+    }
     let nonce = WriterNonce::random().map_err(SnapshotError::Random)?;
     let store = Arc::clone(&config.store);
     let Takeover { claimant, aborted, kept, histories } =
         Claimant::take_over_keeping(store, identity, nonce, wall_micros(), keep).await?;
     for name in aborted {
         tracing::warn!(%name, "an unfinished upload, whose snapshot is gone, was given up");
+    }
+    if let Some(known) = known {
+        // Again: what the writer before put until it was superseded.
+        known.check(&*config.store).await?;
     }
     Ok(Lease {
         store: Arc::clone(&config.store),
@@ -342,6 +356,15 @@ async fn take_over(
         claimant: Mutex::new(claimant),
         state: state.clone(),
     })
+}
+
+/// Why this process is not the writer yet.
+#[derive(Debug, thiserror::Error)]
+enum NotWriter {
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Behind(#[from] BehindError),
 }
 
 /// Waits that grow.

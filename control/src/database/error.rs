@@ -5,6 +5,7 @@ use cutwater_snapshot::error::SnapshotError;
 
 use crate::coordinator::CoordinatorError;
 use crate::coordinator::archive::file::CursorError;
+use crate::coordinator::behind::BehindError;
 use crate::data_dir::DataDirError;
 use crate::identity::IdentityError;
 use crate::restore::RestoreError;
@@ -32,12 +33,9 @@ pub enum DatabaseError {
         /// What it said.
         source: Box<SnapshotError>,
     },
-    /// The data directory is older than its archive.
-    #[error("{reason}")]
-    BehindArchive {
-        /// How far each of them reaches.
-        reason: String,
-    },
+    /// The data directory is older than what the remote store has of its history.
+    #[error(transparent)]
+    Behind(#[from] BehindError),
     /// What is remembered of the archive cannot be used.
     #[error(transparent)]
     Cursor(#[from] CursorError),

@@ -34,7 +34,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
+use crate::coordinator::archive::file::{self, CursorFile};
 use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
+use crate::coordinator::behind::Known;
 use crate::coordinator::remote;
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
@@ -43,7 +45,7 @@ use crate::restore::{self, Destination, Source};
 pub use config::DatabaseConfig;
 pub use error::DatabaseError;
 use start::Keys;
-use start::{check_keys, distrust_unloaded, images, look_at_archive, look_at_unreadable};
+use start::{check_keys, distrust_unloaded, images, look_at_history, look_at_unreadable};
 
 /// Calls of the control plane's commands that may wait.
 const ADMIN_CALLS: usize = 256;
@@ -98,15 +100,18 @@ impl Database {
         engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
         let is_answering = remote.is_some() && answer.is_none();
-        let cursor = match &data_dir {
-            Some(dir) => Some(archive::file::find(dir, identity, &catalog)?),
-            None => None,
-        };
-        if let Some(cursor) = &cursor {
-            engine.lsn_floor = cursor.ceiling;
-            if let Some(remote) = remote.as_ref().filter(|_| is_answering) {
-                look_at_archive(remote, identity, cursor).await?;
-            }
+        let (mut cursor, mut known) = (None, None);
+        if let Some(dir) = &data_dir {
+            let found = file::read(dir, identity)?;
+            engine.kept_lsn = found.as_ref().map_or(engine.kept_lsn, |cursor| cursor.ceiling);
+            let checkpoint = file::newest_checkpoint(&catalog, identity);
+            let found = found.unwrap_or_else(|| file::first(identity, checkpoint));
+            engine.lsn_floor = engine.lsn_floor.max(found.floor()).max(catalog.highest_lsn());
+            known = Some(Known::new(identity, found.ceiling, &catalog));
+            cursor = Some(found);
+        }
+        if let (Some(remote), Some(known)) = (remote.as_ref().filter(|_| is_answering), &known) {
+            look_at_history(remote, known).await?;
         }
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
@@ -119,16 +124,18 @@ impl Database {
             // Only now: a start that fails takes nothing over from a server that runs.
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
-            let (state, seeker) = remote::start(remote.clone(), identity, keep, answer).await;
+            let (state, seeker) =
+                remote::start(remote.clone(), identity, keep, known, answer).await;
             archiver = cursor.zip(data_dir.clone()).map(|(cursor, data_dir)| {
                 archive::start(ArchiveSetup {
                     engine: Arc::clone(&engine),
-                    data_dir,
+                    file: CursorFile::new(data_dir),
                     remote: state.clone(),
-                    packing: Packing { keys: keys.ring.clone(), ..Packing::default() },
+                    packing: Packing { keys: keys.ring.clone(), compression: config.compression },
                     interval: remote.archive_interval,
                     backlog_limit_bytes: remote.archive_backlog_bytes,
                     cursor,
+                    checkpoint: file::newest_checkpoint(&catalog, identity),
                 })
             });
             let (handle, uploader) =
@@ -260,7 +267,7 @@ impl Database {
         // Waiting for files and joining the shards' threads blocks.
         let closed = tokio::task::spawn_blocking(move || {
             local.iter().for_each(LocalStore::close);
-            engine.shut_down()
+            engine.stop()
         })
         .await;
         // Clients do not wait for uploads: the shards have ended.
@@ -276,6 +283,9 @@ impl Database {
             task.abort();
             let _ = task.await;
         }
+        // Only now the directory is given back: the archiver wrote down how far it has come.
+        drop(archiver);
+        let _ = self.engine.shut_down();
         Ok(closed.map_err(|_| DatabaseError::Runtime)??)
     }
 }
@@ -287,6 +297,7 @@ impl Drop for Database {
         // directory's store ends here, before the engine gives the lock back.
         self.tasks.iter().for_each(JoinHandle::abort);
         self.local.iter().for_each(LocalStore::close);
+        self.archiver.iter().for_each(Archiver::close);
         let _ = self.engine.shut_down();
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use cutwater_engine::ImageSource;
 use cutwater_engine::engine::Recovered;
 use cutwater_engine::seal::Keyring;
-use cutwater_snapshot::archive::Cursor;
 use cutwater_snapshot::catalog::{Catalog, EntryState};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::Identity;
@@ -15,7 +14,7 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle as Runtime;
 
 use super::DatabaseError;
-use crate::coordinator::archive;
+use crate::coordinator::behind::Known;
 use crate::coordinator::image::SnapshotImage;
 use crate::coordinator::remote::{self, RemoteConfig};
 
@@ -46,21 +45,19 @@ pub(super) fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), Datab
     Ok(())
 }
 
-/// Refuses a directory that is older than its archive. A store that does not answer now is asked
-/// again by the archiver, which then archives nothing.
-pub(super) async fn look_at_archive(
+/// Refuses a directory that is older than what the store has of its history. A store that does not
+/// answer now is asked again before anything is written to it.
+pub(super) async fn look_at_history(
     remote: &RemoteConfig,
-    identity: Identity,
-    cursor: &Cursor,
+    known: &Known,
 ) -> Result<(), DatabaseError> {
-    let looked = archive::check_start(&*remote.store, identity, cursor.ceiling);
-    match tokio::time::timeout(remote::START_LIMIT, looked).await {
-        Ok(Ok(Some(reason))) => Err(DatabaseError::BehindArchive { reason }),
+    match tokio::time::timeout(remote::START_LIMIT, known.check(&*remote.store)).await {
+        Ok(Err(error)) if error.is_behind() => Err(error.into()),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the archive cannot be looked at yet");
             Ok(())
         }
-        Ok(Ok(None)) | Err(_) => Ok(()),
+        Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
 

@@ -27,7 +27,7 @@ use cutwater_snapshot::archive::{Archive, ArchiveError};
 use cutwater_snapshot::catalog::{Catalog, database_of};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
-use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::error::{Refusal, SnapshotError};
 use cutwater_snapshot::ident::{DatabaseId, HistoryId, WriterNonce};
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::Manifest;
@@ -131,6 +131,9 @@ impl RestoreError {
             }
             Self::Latest { .. } => "If that moment will do, ask for it with --lsn.",
             Self::Plan(_) => "See what there is: cutwater restorable --store URL.",
+            Self::Snapshot(SnapshotError::Refused { reason: Refusal::NoKey { .. }, .. }) => {
+                "Give the key: --key-file ID=PATH, or CUTWATER_KEYS."
+            }
             Self::Snapshot(SnapshotError::NotEmpty { .. }) => {
                 "Give --into a folder that is new or empty."
             }

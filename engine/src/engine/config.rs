@@ -64,6 +64,9 @@ pub struct EngineConfig {
     pub keep_expired: bool,
     /// Every LSN that is given lies above it, whatever is found.
     pub lsn_floor: Lsn,
+    /// Somebody else has everything of the logs up to here, as an archive has, and every log was
+    /// durable past it: a relaxed transaction that a crash left incomplete cuts none of it off.
+    pub kept_lsn: Lsn,
     /// Images to start from, newest first.
     pub images: Vec<Box<dyn ImageSource>>,
     /// Who answers SNAPSHOT and the like.
@@ -92,6 +95,7 @@ impl EngineConfig {
             snapshot_stall_limit_ms: 1_000,
             keep_expired: false,
             lsn_floor: Lsn::ZERO,
+            kept_lsn: Lsn::ZERO,
             images: Vec::new(),
             admin: None,
         }

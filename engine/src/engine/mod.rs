@@ -230,13 +230,23 @@ impl Engine {
     /// # Errors
     /// Why it had stopped before.
     pub fn shut_down(&self) -> Result<(), Failure> {
+        let stopped = self.stop();
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        stopped
+    }
+
+    /// [`Self::shut_down`], but nobody else may open the directory yet: for whoever still writes
+    /// down there what became of the logs.
+    ///
+    /// # Errors
+    /// Why it had stopped before.
+    pub fn stop(&self) -> Result<(), Failure> {
         self.shared.stopping.store(true, Ordering::Release);
         for inbox in self.inboxes.iter() {
             // One that is gone has stopped.
             let _ = inbox.send(ToShard::Stop);
         }
         self.threads.join();
-        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.failure.get().map_or(Ok(()), Err)
     }
 }

@@ -44,6 +44,7 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
     let images = std::mem::take(&mut config.images);
     // Of all of them, also of one that cannot be loaded.
     let published = images.iter().map(|image| image.end_lsn()).max().unwrap_or_default();
+    let published = published.max(config.kept_lsn);
     let mut failed = None;
     for image in images.iter().map(|image| Some(&**image)).chain([None]) {
         if image.is_none() && !images.is_empty() {

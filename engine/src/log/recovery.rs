@@ -218,8 +218,9 @@ impl Recovery {
         })
     }
 
-    /// A snapshot that was published ends at this LSN, whether or not it can be loaded: nothing of
-    /// it is cut off (see [`super::resolve`]). That of the image is known without this.
+    /// A snapshot that was published ends at this LSN, whether or not it can be loaded, or the
+    /// archive does: nothing of it is cut off (see [`super::resolve`]). That of the image is known
+    /// without this.
     pub fn keep(&mut self, end_lsn: Lsn) {
         self.published = self.published.max(end_lsn);
     }

@@ -1,8 +1,9 @@
 //! How far a data directory's log is archived: what the archiver remembers over restarts, in a
 //! small file of the data directory. Pure; reading and writing the file is left to the caller.
 //!
-//! The *ceiling* is made durable before an object is put that ends there: a start gives no LSN at
-//! or below it, and a remote head above it means that the disk is older than its archive.
+//! The *ceiling* is made durable before an object is put that ends there, and rises for nothing
+//! else: a remote head above it means that the disk is older than its archive. A start gives no LSN
+//! at or below it or the end ([`Cursor::floor`]): that lies higher after a gap.
 
 use cutwater_engine::log::recovery::{Coverage, Part};
 use cutwater_engine::types::{Lsn, Position, StartId};
@@ -55,6 +56,12 @@ struct RawCursor {
 }
 
 impl Cursor {
+    /// Every LSN that a start gives is above this: what lies at or below it is archived, or given
+    /// up.
+    pub fn floor(&self) -> Lsn {
+        self.ceiling.max(self.to)
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         let parts = self.coverage.iter().flat_map(|coverage| &coverage.parts);

@@ -12,6 +12,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are this program's output")]
 
+mod archive;
+mod backup;
 mod latency;
 
 use std::io;
@@ -59,9 +61,13 @@ enum Part {
     Dataset,
     /// How long requests at a fixed rate wait, with and without a snapshot under way.
     Latency,
+    /// SETs per second and server CPU with and without a continuous archive; not part of `all`.
+    Archive,
+    /// Snapshots plain, sealed and compressed, restores, and memory meanwhile; not part of `all`.
+    Backup,
     /// CPU of a server with 1,000 connections that do nothing for a minute; not part of `all`.
     Idle,
-    /// All of these but `idle`.
+    /// The first four.
     All,
 }
 
@@ -82,7 +88,7 @@ struct Load {
     /// Requests per second of the latency part.
     #[arg(long, global = true, default_value_t = 20_000)]
     rate: u32,
-    /// For at least how many seconds each line of the latency part is measured.
+    /// For at least how many seconds each line of the latency and the archive part is measured.
     #[arg(long, global = true, default_value_t = 10)]
     seconds: u64,
     /// Further arguments of the `cutwater` command line, divided by blanks.
@@ -159,6 +165,8 @@ fn main() -> io::Result<()> {
         Part::Durable => durable(&load),
         Part::Dataset => dataset(&load),
         Part::Latency => latency::latency(&load),
+        Part::Archive => archive::archive(&load),
+        Part::Backup => backup::backup(&load),
         Part::Idle => idle(&load),
         Part::All => {
             memory(&load)?;

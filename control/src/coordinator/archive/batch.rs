@@ -7,6 +7,10 @@ use cutwater_engine::log::{Coverage, FileDisk, LogError, LogRange, Part, Recover
 use cutwater_engine::types::{Lsn, Position, StartId};
 use cutwater_snapshot::archive::{Body, BodyBuilder, WalRecord};
 
+/// Bytes of a record beside its ops, about.
+const RECORD_BYTES: usize = 32;
+/// Into how many stretches of time a search divides what does not fit.
+const STRETCHES: usize = 1_024;
 /// The LSNs of one microsecond: objects end between two.
 const LSNS_PER_MICRO: u64 = 1 << Lsn::COUNTER_BITS;
 
@@ -52,7 +56,8 @@ pub fn backlog_bytes(
 }
 
 /// Collects everything above `from` and at or below `up_to`; if that is more than `limit_bytes`,
-/// less: up to an earlier moment, by halves. What belongs to one microsecond is never divided.
+/// less: up to an earlier moment, though never nothing. What belongs to one microsecond is never
+/// divided.
 ///
 /// # Errors
 /// As for [`LogRange::open`], and those of reading the logs.
@@ -64,21 +69,54 @@ pub fn collect(
     limit_bytes: usize,
 ) -> Result<Batch, RecoveryError> {
     let range = LogRange::open(Arc::new(FileDisk), dir, coverage, running)?;
-    let mut to = up_to;
-    let mut limit_bytes = limit_bytes;
+    match try_collect(&range, (from, up_to), limit_bytes) {
+        Ok(batch) => return Ok(batch),
+        Err(Stop::Log(error)) => return Err(error.into()),
+        Err(Stop::Full) => {}
+    }
+    let to = fitting(&range, (from, up_to), limit_bytes)?;
+    match try_collect(&range, (from, to), usize::MAX) {
+        Ok(batch) => Ok(batch),
+        Err(Stop::Log(error)) => Err(error.into()),
+        Err(Stop::Full) => unreachable!("everything fits"),
+    }
+}
+
+/// Up to where it is about `limit_bytes`: counts the bytes of so many stretches of time, and looks
+/// closer at the first that has any where that alone is too much. The log is read a few times at
+/// most, however long the time is and however large a record.
+fn fitting(
+    range: &LogRange,
+    (from, up_to): (Lsn, Lsn),
+    limit_bytes: usize,
+) -> Result<Lsn, LogError> {
+    let (mut first_us, mut last_us) = (from.micros(), up_to.micros());
     loop {
-        match try_collect(&range, (from, to), limit_bytes) {
-            Ok(batch) => return Ok(batch),
-            Err(Stop::Log(error)) => return Err(error.into()),
-            Err(Stop::Full) => {
-                let half = whole_micros(Lsn(from.0 + (to.0 - from.0) / 2));
-                if half > from {
-                    to = half;
-                } else {
-                    limit_bytes = usize::MAX;
+        let width_us = (last_us - first_us) / STRETCHES as u64 + 1;
+        let mut bytes = [0usize; STRETCHES];
+        for resolved in range.logs() {
+            range.replay::<LogError>(resolved.log, from, up_to, &mut |record| {
+                let since_us = record.lsn.micros().checked_sub(first_us);
+                if let Some(at) = since_us.and_then(|us| bytes.get_mut((us / width_us) as usize)) {
+                    *at += record.ops.len() + RECORD_BYTES;
                 }
-            }
+                Ok(())
+            })?;
         }
+        let mut sum = 0usize;
+        let fits = |bytes: &&usize| {
+            sum = sum.saturating_add(**bytes);
+            sum <= limit_bytes
+        };
+        let fitting = bytes.iter().take_while(fits).count();
+        let has_any = bytes[..fitting].iter().any(|bytes| *bytes > 0);
+        let taken = if has_any { fitting } else { fitting + 1 };
+        if has_any || width_us == 1 {
+            let end_us = first_us.saturating_add(width_us.saturating_mul(taken as u64));
+            return Ok(Lsn(Lsn::from_micros(end_us).0 - 1).min(up_to));
+        }
+        first_us += width_us * fitting as u64;
+        last_us = last_us.min(first_us + width_us - 1);
     }
 }
 

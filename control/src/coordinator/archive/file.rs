@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cutwater_engine::log::Coverage;
 use cutwater_engine::types::Lsn;
@@ -41,6 +42,46 @@ pub enum CursorError {
         /// Why.
         source: io::Error,
     },
+    /// The database is closed: the directory may be somebody else's by now.
+    #[error("the database is being closed")]
+    Closed,
+}
+
+/// The one who writes the cursor of an open data directory.
+#[derive(Clone, Debug)]
+pub struct CursorFile {
+    data_dir: PathBuf,
+    is_open: Arc<Mutex<bool>>,
+}
+
+impl CursorFile {
+    /// That of a directory which this process holds.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self { data_dir, is_open: Arc::new(Mutex::new(true)) }
+    }
+
+    /// Where it is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Nothing is written any more when this returns: to be called before the directory is given
+    /// back.
+    pub fn close(&self) {
+        *self.is_open.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Writes the cursor; durable when this returns.
+    ///
+    /// # Errors
+    /// [`CursorError::Io`] or [`CursorError::Closed`].
+    pub fn write(&self, cursor: &Cursor) -> Result<(), CursorError> {
+        let is_open = self.is_open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_open {
+            return Err(CursorError::Closed);
+        }
+        write(&self.data_dir, cursor)
+    }
 }
 
 /// The cursor of a data directory; `None` if nothing of its history was archived yet.
@@ -59,11 +100,7 @@ pub fn read(data_dir: &Path, identity: Identity) -> Result<Option<Cursor>, Curso
     Ok(is_ours.then_some(cursor))
 }
 
-/// Writes the cursor; durable when this returns.
-///
-/// # Errors
-/// [`CursorError::Io`].
-pub fn write(data_dir: &Path, cursor: &Cursor) -> Result<(), CursorError> {
+fn write(data_dir: &Path, cursor: &Cursor) -> Result<(), CursorError> {
     let path = data_dir.join(CURSOR_FILE);
     let write = || -> io::Result<()> {
         let draft = data_dir.join(CURSOR_DRAFT);
@@ -76,25 +113,16 @@ pub fn write(data_dir: &Path, cursor: &Cursor) -> Result<(), CursorError> {
     write().map_err(|source| CursorError::Io { verb: "write", path, source })
 }
 
-/// How far the log of a directory is archived: as it is written down, or where a first archive
-/// begins.
-///
-/// # Errors
-/// As for [`read`].
-pub fn find(dir: &Path, identity: Identity, catalog: &Catalog) -> Result<Cursor, CursorError> {
-    if let Some(cursor) = read(dir, identity)? {
-        return Ok(cursor);
-    }
+/// The newest checkpoint: where it ends, and from where on log is there in any case.
+pub fn newest_checkpoint(catalog: &Catalog, identity: Identity) -> Option<(Lsn, Coverage)> {
     let checkpoint = checkpoints(catalog, identity.history).first().copied();
-    let checkpoint = checkpoint.map(|manifest| (manifest.meta().end_lsn, coverage(manifest)));
-    let mut cursor = first(identity, checkpoint);
-    cursor.ceiling = cursor.ceiling.max(catalog.highest_lsn());
-    Ok(cursor)
+    checkpoint.map(|manifest| (manifest.meta().end_lsn, coverage(manifest)))
 }
 
 /// Where a history's archive begins: behind `checkpoint`, where that is the first thing that the
-/// log continues, else at the history's own beginning.
-fn first(identity: Identity, checkpoint: Option<(Lsn, Coverage)>) -> Cursor {
+/// log continues, else at the history's own beginning. Nothing of the history was archived, so the
+/// ceiling is as low as it can be: an object of it in the store means that this directory is old.
+pub fn first(identity: Identity, checkpoint: Option<(Lsn, Coverage)>) -> Cursor {
     let begin = identity.fork.map_or(Lsn::ZERO, |fork| fork.lsn);
     let (to, coverage) = match checkpoint {
         Some((end_lsn, coverage)) => (end_lsn, Some(coverage)),
@@ -105,7 +133,7 @@ fn first(identity: Identity, checkpoint: Option<(Lsn, Coverage)>) -> Cursor {
         history: identity.history,
         number: WalNumber(0),
         to,
-        ceiling: to,
+        ceiling: begin,
         run_from: to,
         coverage,
         gap: None,

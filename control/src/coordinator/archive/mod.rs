@@ -8,10 +8,12 @@
 //!
 //! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on
 //! at the present: the gap is durable in the cursor before any log goes on its account, and a base
-//! is due, since no older one reaches across.
+//! is due as soon as objects get through again, since no older one reaches across. It is the same
+//! where log is gone that was never archived: the server has run without its remote store.
 //!
 //! | file | what |
 //! |---|---|
+//! | `task` | the rounds |
 //! | `batch` | records out of the logs |
 //! | [`file`](mod@file) | the cursor over restarts |
 //! | `problem` | why nothing is archived |
@@ -19,46 +21,28 @@
 mod batch;
 pub mod file;
 mod problem;
+mod task;
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_engine::Engine;
-use cutwater_engine::clock::wall_micros;
-use cutwater_engine::engine::log_dir;
-use cutwater_engine::log::{Coverage, Running};
+use cutwater_engine::log::Coverage;
 use cutwater_engine::types::Lsn;
-use cutwater_snapshot::archive::{
-    ArchiveError, ArchiveWriter, Cursor, Draft, Fence, Packing, Put, Secrets, WalWriterId,
-    find_head,
-};
-use cutwater_snapshot::catalog::Catalog;
-use cutwater_snapshot::ident::{self, Identity, WalUuid};
-use cutwater_snapshot::manifest::SnapshotKind;
+use cutwater_snapshot::archive::{Cursor, Packing};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 
-use self::batch::Batch;
-use self::problem::{Problem, behind};
-use super::remote::{Lease, RemoteState};
-
-/// Bytes of records in one object, about: beside them their compressed and their sealed form are in
-/// memory.
-const OBJECT_BYTES: usize = 32 << 20;
-/// Intervals without records after which an object is put at the latest, so that the window moves.
-const LONGEST_IDLE: u32 = 6;
-/// Marks that are remembered while the store does not answer; beyond, every other one is forgotten.
-const MARKS: usize = 512;
+use self::file::CursorFile;
+use self::task::Task;
+use super::remote::RemoteState;
 
 /// What an archiver works with.
 pub struct ArchiveSetup {
     /// The shards.
     pub engine: Arc<Engine>,
-    /// Where the log and the cursor are.
-    pub data_dir: PathBuf,
+    /// Where the cursor is, and beside it the log.
+    pub file: CursorFile,
     /// Whether this process may write to the remote store.
     pub remote: watch::Receiver<RemoteState>,
     /// How objects are written.
@@ -69,6 +53,8 @@ pub struct ArchiveSetup {
     pub backlog_limit_bytes: u64,
     /// How far it has come.
     pub cursor: Cursor,
+    /// The newest checkpoint: where it ends, and from where on log is there in any case.
+    pub checkpoint: Option<(Lsn, Coverage)>,
 }
 
 /// Where the archive stands.
@@ -82,13 +68,11 @@ pub struct ArchiveStatus {
     pub last_error: Option<String>,
     /// The last gap: above, and at or below.
     pub gap: Option<(Lsn, Lsn)>,
-    /// A base has to be in the remote store that ends at or above it: before, nothing behind it can
-    /// be restored.
+    /// Objects get through, and a base has to be in the remote store that ends at or above it:
+    /// before, nothing behind it can be restored.
     pub base_due: Option<Lsn>,
     /// Log behind it is still needed; `None`: all of it.
     pub coverage: Option<Coverage>,
-    /// The disk is older than the archive: nothing is archived until a person decides.
-    pub is_behind: bool,
 }
 
 /// A running archiver.
@@ -98,6 +82,7 @@ pub struct Archiver {
     pub status: watch::Receiver<ArchiveStatus>,
     stop: Option<oneshot::Sender<()>>,
     marked: Option<oneshot::Receiver<()>>,
+    file: CursorFile,
     task: JoinHandle<()>,
 }
 
@@ -114,31 +99,23 @@ impl Archiver {
         }
     }
 
-    /// Waits until it has ended, at most so long.
+    /// Waits until it has ended, at most so long; it writes nothing any more afterwards.
     pub async fn finish(&mut self, limit: Duration) {
         let _ = tokio::time::timeout(limit, &mut self.task).await;
+        self.close();
+    }
+
+    /// It writes nothing to the data directory any more when this returns.
+    pub fn close(&self) {
+        self.task.abort();
+        self.file.close();
     }
 }
 
 impl Drop for Archiver {
     fn drop(&mut self) {
-        self.task.abort();
+        self.close();
     }
-}
-
-/// Refuses a start on a disk that is older than its archive: it would write another history under
-/// the same name.
-///
-/// # Errors
-/// A text that says so; or why the store could not be asked.
-pub async fn check_start(
-    store: &dyn cutwater_snapshot::ObjectStore,
-    identity: Identity,
-    known: Lsn,
-) -> Result<Option<String>, ArchiveError> {
-    let head = find_head(store, identity).await?.own;
-    let ahead = head.filter(|head| head.to > known);
-    Ok(ahead.map(|head| behind(&head.to, &known)))
 }
 
 /// Starts an archiver on the runtime of the caller.
@@ -152,319 +129,7 @@ pub fn start(setup: ArchiveSetup) -> Archiver {
     let (sender, status) = watch::channel(status);
     let (stop, stopped) = oneshot::channel();
     let (last_mark, marked) = oneshot::channel();
-    let task = Task {
-        cursor: setup.cursor.clone(),
-        setup,
-        status: sender,
-        writer: None,
-        pending: None,
-        marks: VecDeque::new(),
-        idle: Idle::default(),
-        base_due: None,
-        last_mark: Some(last_mark),
-    };
-    let task = tokio::spawn(task.run(stopped));
-    Archiver { status, stop: Some(stop), marked: Some(marked), task }
-}
-
-/// When an interval without records is worth an object.
-#[derive(Debug)]
-struct Idle {
-    rounds: u32,
-    wait: u32,
-}
-
-impl Default for Idle {
-    fn default() -> Self {
-        Self { rounds: 0, wait: 1 }
-    }
-}
-
-impl Idle {
-    /// One more interval without records; whether it is time.
-    fn is_due(&mut self) -> bool {
-        self.rounds += 1;
-        if self.rounds < self.wait {
-            return false;
-        }
-        *self = Self { rounds: 0, wait: (self.wait * 2).min(LONGEST_IDLE) };
-        true
-    }
-}
-
-/// Everything at or below `to` lies before the ends.
-#[derive(Clone, Debug)]
-struct Mark {
-    to: Lsn,
-    running: Running,
-}
-
-struct Pending {
-    draft: Draft,
-    coverage: Coverage,
-}
-
-struct Task {
-    setup: ArchiveSetup,
-    status: watch::Sender<ArchiveStatus>,
-    cursor: Cursor,
-    writer: Option<(Arc<Lease>, ArchiveWriter)>,
-    /// An object of which it is not certain whether it is stored.
-    pending: Option<Pending>,
-    /// What is to be archived, oldest first.
-    marks: VecDeque<Mark>,
-    idle: Idle,
-    base_due: Option<Lsn>,
-    /// Told when the last mark was taken.
-    last_mark: Option<oneshot::Sender<()>>,
-}
-
-impl Task {
-    async fn run(mut self, mut stop: oneshot::Receiver<()>) {
-        let mut tick = tokio::time::interval(self.setup.interval);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut remote = self.setup.remote.clone();
-        loop {
-            let is_last = tokio::select! {
-                _ = tick.tick() => false,
-                Ok(()) = remote.changed() => false,
-                _ = &mut stop => true,
-            };
-            let outcome = self.round(is_last).await;
-            self.tell(outcome).await;
-            if is_last {
-                return;
-            }
-        }
-    }
-
-    /// Archives all that is closed now.
-    async fn round(&mut self, is_last: bool) -> Result<(), Problem> {
-        let marked = self.mark().await;
-        if is_last && let Some(told) = self.last_mark.take() {
-            let _ = told.send(());
-        }
-        marked?;
-        self.connect().await?;
-        loop {
-            if let Some(pending) = &self.pending {
-                let (lease, writer) = self.writer.as_mut().expect("connected above");
-                let put = match writer.put(&pending.draft).await {
-                    Err(ArchiveError::Fenced { own, found }) => {
-                        lease.fenced(found);
-                        return Err(ArchiveError::Fenced { own, found }.into());
-                    }
-                    put => put?,
-                };
-                self.advance(put).await?;
-            } else if !self.begin(is_last).await? {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn mark(&mut self) -> Result<(), Problem> {
-        let marks = self.setup.engine.mark().await.map_err(|_| Problem::Stopped)?;
-        let closed = marks.iter().map(|mark| mark.closed).min().unwrap_or_default();
-        let to = batch::whole_micros(closed);
-        if to > self.marks.back().map_or(self.cursor.to, |mark| mark.to) {
-            let running = Running::from_marks(self.setup.engine.start(), &marks);
-            self.marks.push_back(Mark { to, running });
-        }
-        if self.marks.len() > MARKS {
-            let mut keep = false;
-            self.marks.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-        Ok(())
-    }
-
-    /// Makes sure that this process is the writer, and knows where the archive ends.
-    async fn connect(&mut self) -> Result<(), Problem> {
-        let state = self.setup.remote.borrow().clone();
-        let lease = match state {
-            RemoteState::Connecting { last_error } => return Err(Problem::Connecting(last_error)),
-            RemoteState::Superseded { .. } => return Err(Problem::Superseded),
-            RemoteState::Writer(lease) => lease,
-        };
-        if self.writer.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &lease)) {
-            return Ok(());
-        }
-        let head = find_head(&*lease.store, lease.identity).await?;
-        let reached = head.own.as_ref().map_or(Lsn::ZERO, |own| own.to);
-        if reached > self.cursor.ceiling {
-            return Err(Problem::Behind(reached, self.cursor.ceiling));
-        }
-        let mut cursor = self.cursor.clone();
-        if let Some(own) = &head.own {
-            cursor.number = own.link.number;
-        }
-        if reached > cursor.to {
-            // Put by an earlier start that ended before it could write that down.
-            cursor.to = reached;
-            self.pending = None;
-        } else if reached < cursor.to && cursor.number.0 > 0 {
-            // What was put is gone, or this is another store.
-            cursor.run_from = cursor.to;
-        }
-        let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
-        let has_base = catalog.published().any(|manifest| {
-            manifest.meta().kind == SnapshotKind::Base
-                && manifest.identity().history == lease.identity.history
-                && manifest.meta().end_lsn >= cursor.run_from
-        });
-        self.base_due = (!has_base).then_some(cursor.run_from);
-        self.save(cursor).await?;
-        let Lease { identity, epoch, nonce, .. } = *lease;
-        let id = WalWriterId { identity, epoch, nonce };
-        let (store, packing) = (Arc::clone(&lease.store), self.setup.packing.clone());
-        let fence = Arc::clone(&lease) as Arc<dyn Fence>;
-        let writer = ArchiveWriter::new(store, id, packing, &head).fenced(fence);
-        self.writer = Some((lease, writer));
-        Ok(())
-    }
-
-    /// Makes the next object, if there is anything to archive.
-    async fn begin(&mut self, is_last: bool) -> Result<bool, Problem> {
-        while self.marks.front().is_some_and(|mark| mark.to <= self.cursor.to) {
-            self.marks.pop_front();
-        }
-        let (Some(first), Some(last)) = (self.marks.front(), self.marks.back()) else {
-            return Ok(false);
-        };
-        // All at once if it is little, else up to the first mark: no log is then read beyond it.
-        let is_little = self.backlog_bytes(&last.running).await? <= OBJECT_BYTES as u64;
-        let mark = if is_little { last } else { first }.clone();
-        let (dir, coverage) = (log_dir(&self.setup.data_dir), self.cursor.coverage.clone());
-        let span = (self.cursor.to, mark.to);
-        let Batch { body, to, coverage } = blocking(move || {
-            batch::collect(&dir, coverage.as_ref(), &mark.running, span, OBJECT_BYTES)
-        })
-        .await??;
-        if body.records > 0 {
-            self.idle = Idle::default();
-        } else if !is_last && !self.idle.is_due() {
-            return Ok(false);
-        }
-        let mut cursor = self.cursor.clone();
-        cursor.ceiling = cursor.ceiling.max(to);
-        self.save(cursor).await?;
-        let draft = Draft {
-            uuid: WalUuid::random().map_err(|_| Problem::Random)?,
-            from: self.cursor.to,
-            to,
-            created_at_us: wall_micros(),
-            body,
-            secrets: Secrets::new(ident::random).map_err(|_| Problem::Random)?,
-        };
-        self.pending = Some(Pending { draft, coverage });
-        Ok(true)
-    }
-
-    /// An object is certainly stored.
-    async fn advance(&mut self, put: Put) -> Result<(), Problem> {
-        let pending = self.pending.take().expect("it was put just now");
-        let mut cursor = self.cursor.clone();
-        cursor.number = put.header().link.number;
-        cursor.to = cursor.to.max(put.header().to);
-        if let Put::Stored(_) = put {
-            cursor.coverage = Some(pending.coverage);
-        }
-        self.save(cursor).await
-    }
-
-    /// Makes a cursor durable, and then the one that counts.
-    async fn save(&mut self, cursor: Cursor) -> Result<(), Problem> {
-        if cursor != self.cursor {
-            let (dir, copy) = (self.setup.data_dir.clone(), cursor.clone());
-            blocking(move || file::write(&dir, &copy)).await??;
-            self.cursor = cursor;
-        }
-        Ok(())
-    }
-
-    async fn backlog_bytes(&self, running: &Running) -> Result<u64, Problem> {
-        let (dir, coverage) = (log_dir(&self.setup.data_dir), self.cursor.coverage.clone());
-        let running = running.clone();
-        Ok(blocking(move || batch::backlog_bytes(&dir, coverage.as_ref(), &running)).await??)
-    }
-
-    /// Publishes how it went; gives the backlog up if it has grown past its limit.
-    async fn tell(&mut self, outcome: Result<(), Problem>) {
-        let mut backlog_bytes = 0;
-        if let Some(running) = self.marks.back().map(|mark| mark.running.clone()) {
-            match self.backlog_bytes(&running).await {
-                Ok(bytes) => backlog_bytes = bytes,
-                Err(error) => tracing::warn!(%error, "the backlog of the archive is not known"),
-            }
-        }
-        if outcome.is_err() && backlog_bytes > self.setup.backlog_limit_bytes {
-            match self.give_up_backlog().await {
-                Ok(()) => backlog_bytes = 0,
-                Err(error) => tracing::error!(%error, "the backlog of the archive stays"),
-            }
-        }
-        let last_error = outcome.as_ref().err().map(ToString::to_string);
-        let before = self.status.borrow().last_error.clone();
-        let is_news = outcome.as_ref().is_err_and(|problem| problem.is_news(&before));
-        if let Some(error) = last_error.as_ref().filter(|_| is_news) {
-            tracing::warn!(error, "the log is not being archived");
-        }
-        self.status.send_replace(ArchiveStatus {
-            archived_to: self.cursor.to,
-            backlog_bytes,
-            last_error,
-            gap: self.cursor.gap,
-            base_due: self.base_due,
-            coverage: self.cursor.coverage.clone(),
-            is_behind: matches!(outcome, Err(Problem::Behind(..))),
-        });
-    }
-
-    /// Goes on at the newest mark.
-    async fn give_up_backlog(&mut self) -> Result<(), Problem> {
-        let Some(mark) = self.marks.back().cloned() else { return Ok(()) };
-        let (dir, coverage) = (log_dir(&self.setup.data_dir), self.cursor.coverage.clone());
-        let to = mark.to;
-        let coverage =
-            blocking(move || batch::skip(&dir, coverage.as_ref(), &mark.running, to)).await??;
-        let after = self.cursor.to;
-        let mut cursor = self.cursor.clone();
-        cursor.gap = Some((after, to));
-        (cursor.to, cursor.run_from) = (to, to);
-        cursor.ceiling = cursor.ceiling.max(to);
-        cursor.coverage = Some(coverage);
-        self.save(cursor).await?;
-        self.pending = None;
-        self.marks.clear();
-        self.base_due = Some(to);
-        tracing::error!(
-            after = after.0,
-            to = to.0,
-            "the backlog of the archive has passed its limit: the log of this time is not \
-             archived, and moments in it cannot be restored; a base snapshot follows"
-        );
-        Ok(())
-    }
-}
-
-/// Runs what blocks on a thread for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Stopped)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_intervals_are_worth_less_and_less() {
-        let mut idle = Idle::default();
-        let due: Vec<u32> = (1..=25).filter(|_| true).filter(|_| idle.is_due()).collect();
-        assert_eq!(due, [1, 3, 7, 13, 19, 25]);
-    }
+    let file = setup.file.clone();
+    let task = tokio::spawn(Task::new(setup, sender, last_mark).run(stopped));
+    Archiver { status, stop: Some(stop), marked: Some(marked), file, task }
 }

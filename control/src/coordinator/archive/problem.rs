@@ -1,11 +1,11 @@
 //! Why the log is not archived, and when that is worth a line.
 
 use cutwater_engine::log::RecoveryError;
-use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::ArchiveError;
 use cutwater_snapshot::error::SnapshotError;
 
 use super::file::CursorError;
+use crate::coordinator::behind::BehindError;
 
 /// Why nothing was archived this time.
 #[derive(Debug, thiserror::Error)]
@@ -14,8 +14,10 @@ pub(super) enum Problem {
     Connecting(Option<String>),
     #[error("another server has taken the remote store over")]
     Superseded,
-    #[error("{}", behind(.0, .1))]
-    Behind(Lsn, Lsn),
+    #[error(transparent)]
+    Behind(#[from] BehindError),
+    #[error("{bytes} bytes were written in one microsecond, more than an object holds")]
+    TooLarge { bytes: usize },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
@@ -28,13 +30,6 @@ pub(super) enum Problem {
     Stopped,
     #[error("the kernel gives no random bytes")]
     Random,
-}
-
-pub(super) fn behind(head: &Lsn, own: &Lsn) -> String {
-    format!(
-        "the archive of this history reaches LSN {head}, and this data directory knows only of LSN \
-         {own}: the directory is older than its archive"
-    )
 }
 
 impl Problem {

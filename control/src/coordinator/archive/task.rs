@@ -1,0 +1,399 @@
+//! The archiver's rounds: mark, connect, put; see the module above.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cutwater_engine::clock::wall_micros;
+use cutwater_engine::engine::log_dir;
+use cutwater_engine::log::{Coverage, LogError, RecoveryError, Running};
+use cutwater_engine::types::Lsn;
+use cutwater_snapshot::archive::header::RAW_LIMIT_BYTES;
+use cutwater_snapshot::archive::{
+    ArchiveError, ArchiveWriter, Cursor, Draft, Fence, Put, Secrets, WalWriterId, find_head,
+};
+use cutwater_snapshot::catalog::Catalog;
+use cutwater_snapshot::ident::{self, WalUuid};
+use cutwater_snapshot::manifest::SnapshotKind;
+use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::batch::{self, Batch};
+use super::problem::Problem;
+use super::{ArchiveSetup, ArchiveStatus};
+use crate::coordinator::behind::BehindError;
+use crate::coordinator::remote::{Lease, RemoteState};
+use crate::restore::text::moment;
+
+/// Bytes of records in one object, about: beside them their compressed and their sealed form are in
+/// memory.
+const OBJECT_BYTES: usize = 32 << 20;
+/// Intervals without records after which an object is put at the latest, so that the window moves.
+const LONGEST_IDLE: u32 = 6;
+/// Marks that are remembered while the store does not answer; beyond, every other one is forgotten.
+const MARKS: usize = 512;
+
+/// When an interval without records is worth an object.
+#[derive(Debug)]
+struct Idle {
+    rounds: u32,
+    wait: u32,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self { rounds: 0, wait: 1 }
+    }
+}
+
+impl Idle {
+    /// One more interval without records; whether it is time.
+    fn is_due(&mut self) -> bool {
+        self.rounds += 1;
+        if self.rounds < self.wait {
+            return false;
+        }
+        *self = Self { rounds: 0, wait: (self.wait * 2).min(LONGEST_IDLE) };
+        true
+    }
+}
+
+/// Everything at or below `to` lies before the ends.
+#[derive(Clone, Debug)]
+struct Mark {
+    to: Lsn,
+    running: Running,
+}
+
+struct Pending {
+    draft: Draft,
+    coverage: Coverage,
+}
+
+pub(super) struct Task {
+    setup: ArchiveSetup,
+    status: watch::Sender<ArchiveStatus>,
+    cursor: Cursor,
+    writer: Option<(Arc<Lease>, ArchiveWriter)>,
+    /// An object of which it is not certain whether it is stored.
+    pending: Option<Pending>,
+    /// What is to be archived, oldest first.
+    marks: VecDeque<Mark>,
+    idle: Idle,
+    /// Since when there is no hole, if the remote store has no base from there on.
+    base_due: Option<Lsn>,
+    /// Told when the last mark was taken.
+    last_mark: Option<oneshot::Sender<()>>,
+}
+
+impl Task {
+    pub(super) fn new(
+        setup: ArchiveSetup,
+        status: watch::Sender<ArchiveStatus>,
+        last_mark: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            cursor: setup.cursor.clone(),
+            setup,
+            status,
+            writer: None,
+            pending: None,
+            marks: VecDeque::new(),
+            idle: Idle::default(),
+            base_due: None,
+            last_mark: Some(last_mark),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        let mut tick = tokio::time::interval(self.setup.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut remote = self.setup.remote.clone();
+        loop {
+            let is_last = tokio::select! {
+                _ = tick.tick() => false,
+                Ok(()) = remote.changed() => false,
+                _ = &mut stop => true,
+            };
+            let outcome = self.round(is_last).await;
+            self.tell(outcome).await;
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    /// Archives all that is closed now.
+    async fn round(&mut self, is_last: bool) -> Result<(), Problem> {
+        let marked = self.mark().await;
+        if is_last && let Some(told) = self.last_mark.take() {
+            let _ = told.send(());
+        }
+        marked?;
+        self.connect().await?;
+        loop {
+            if let Some(pending) = &self.pending {
+                let (lease, writer) = self.writer.as_mut().expect("connected above");
+                let put = match writer.put(&pending.draft).await {
+                    Err(ArchiveError::Fenced { own, found }) => {
+                        lease.fenced(found);
+                        return Err(ArchiveError::Fenced { own, found }.into());
+                    }
+                    put => put?,
+                };
+                self.advance(put).await?;
+            } else if !self.begin(is_last).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn mark(&mut self) -> Result<(), Problem> {
+        let marks = self.setup.engine.mark().await.map_err(|_| Problem::Stopped)?;
+        let closed = marks.iter().map(|mark| mark.closed).min().unwrap_or_default();
+        let to = batch::whole_micros(closed);
+        if to > self.marks.back().map_or(self.cursor.to, |mark| mark.to) {
+            let running = Running::from_marks(self.setup.engine.start(), &marks);
+            self.marks.push_back(Mark { to, running });
+        }
+        if self.marks.len() > MARKS {
+            let mut keep = false;
+            self.marks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes sure that this process is the writer, and knows where the archive ends.
+    async fn connect(&mut self) -> Result<(), Problem> {
+        let state = self.setup.remote.borrow().clone();
+        let lease = match state {
+            RemoteState::Connecting { last_error } => return Err(Problem::Connecting(last_error)),
+            RemoteState::Superseded { .. } => return Err(Problem::Superseded),
+            RemoteState::Writer(lease) => lease,
+        };
+        if self.writer.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &lease)) {
+            return Ok(());
+        }
+        let head = find_head(&*lease.store, lease.identity).await?;
+        let reached = head.own.as_ref().map_or(Lsn::ZERO, |own| own.to);
+        if reached > self.cursor.ceiling {
+            return Err(BehindError::archive(reached, self.cursor.ceiling).into());
+        }
+        let mut cursor = self.cursor.clone();
+        if let Some(own) = &head.own {
+            cursor.number = own.link.number;
+        }
+        if reached > cursor.to {
+            // Put by an earlier start that ended before it could write that down.
+            cursor.to = reached;
+            self.pending = None;
+        } else if reached < cursor.to && cursor.number.0 > 0 {
+            // What was put is gone, or this is another store.
+            cursor.run_from = cursor.to;
+        }
+        let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
+        let has_base = catalog.published().any(|manifest| {
+            manifest.meta().kind == SnapshotKind::Base
+                && manifest.identity().history == lease.identity.history
+                && manifest.meta().end_lsn >= cursor.run_from
+        });
+        self.base_due = (!has_base).then_some(cursor.run_from);
+        self.save(cursor).await?;
+        let Lease { identity, epoch, nonce, .. } = *lease;
+        let id = WalWriterId { identity, epoch, nonce };
+        let (store, packing) = (Arc::clone(&lease.store), self.setup.packing.clone());
+        let fence = Arc::clone(&lease) as Arc<dyn Fence>;
+        let writer = ArchiveWriter::new(store, id, packing, &head).fenced(fence);
+        self.writer = Some((lease, writer));
+        Ok(())
+    }
+
+    /// Makes the next object, if there is anything to archive.
+    async fn begin(&mut self, is_last: bool) -> Result<bool, Problem> {
+        while self.marks.front().is_some_and(|mark| mark.to <= self.cursor.to) {
+            self.marks.pop_front();
+        }
+        let (Some(first), Some(last)) = (self.marks.front(), self.marks.back()) else {
+            return Ok(false);
+        };
+        // All at once if it is little, else up to the first mark: no log is then read beyond it.
+        let is_little = self.backlog_bytes(&last.running).await? <= OBJECT_BYTES as u64;
+        let mark = if is_little { last } else { first }.clone();
+        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let span = (self.cursor.to, mark.to);
+        let Batch { body, to, coverage } = blocking(move || {
+            batch::collect(&dir, coverage.as_ref(), &mark.running, span, OBJECT_BYTES)
+        })
+        .await??;
+        if body.records > 0 {
+            self.idle = Idle::default();
+        } else if !is_last && !self.idle.is_due() {
+            return Ok(false);
+        }
+        if body.bytes.len() as u64 > RAW_LIMIT_BYTES {
+            // Nobody would read it.
+            return Err(Problem::TooLarge { bytes: body.bytes.len() });
+        }
+        let mut cursor = self.cursor.clone();
+        cursor.ceiling = cursor.ceiling.max(to);
+        self.save(cursor).await?;
+        let draft = Draft {
+            uuid: WalUuid::random().map_err(|_| Problem::Random)?,
+            from: self.cursor.to,
+            to,
+            created_at_us: wall_micros(),
+            body,
+            secrets: Secrets::new(ident::random).map_err(|_| Problem::Random)?,
+        };
+        self.pending = Some(Pending { draft, coverage });
+        Ok(true)
+    }
+
+    /// An object is certainly stored.
+    async fn advance(&mut self, put: Put) -> Result<(), Problem> {
+        let pending = self.pending.take().expect("it was put just now");
+        let mut cursor = self.cursor.clone();
+        cursor.number = put.header().link.number;
+        cursor.to = cursor.to.max(put.header().to);
+        if let Put::Stored(_) = put {
+            cursor.coverage = Some(pending.coverage);
+        }
+        self.save(cursor).await
+    }
+
+    /// Makes a cursor durable, and then the one that counts.
+    async fn save(&mut self, cursor: Cursor) -> Result<(), Problem> {
+        if cursor != self.cursor {
+            let (file, copy) = (self.setup.file.clone(), cursor.clone());
+            blocking(move || file.write(&copy)).await??;
+            self.cursor = cursor;
+        }
+        Ok(())
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        log_dir(self.setup.file.data_dir())
+    }
+
+    async fn backlog_bytes(&self, running: &Running) -> Result<u64, Problem> {
+        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let running = running.clone();
+        Ok(blocking(move || batch::backlog_bytes(&dir, coverage.as_ref(), &running)).await??)
+    }
+
+    /// Publishes how it went; gives up what cannot be archived any more.
+    async fn tell(&mut self, outcome: Result<(), Problem>) {
+        let backlog_bytes = self.bound_backlog(outcome.as_ref().err()).await;
+        let last_error = outcome.as_ref().err().map(ToString::to_string);
+        let before = self.status.borrow().last_error.clone();
+        let is_news = outcome.as_ref().is_err_and(|problem| problem.is_news(&before));
+        if let Some(error) = last_error.as_ref().filter(|_| is_news) {
+            tracing::warn!(error, "the log is not being archived");
+        }
+        self.status.send_replace(ArchiveStatus {
+            archived_to: self.cursor.to,
+            backlog_bytes,
+            last_error,
+            gap: self.cursor.gap,
+            // A base that cannot go up would only fill the disk, and one more with every gap.
+            base_due: self.base_due.filter(|_| outcome.is_ok()),
+            coverage: self.cursor.coverage.clone(),
+        });
+    }
+
+    /// How much log waits; after this it is no more than may.
+    async fn bound_backlog(&mut self, problem: Option<&Problem>) -> u64 {
+        let Some(running) = self.marks.back().map(|mark| mark.running.clone()) else { return 0 };
+        let (bytes, given_up) = match self.backlog_bytes(&running).await {
+            Ok(bytes) => {
+                let is_over = bytes > self.setup.backlog_limit_bytes && problem.is_some();
+                if !is_over && !matches!(problem, Some(Problem::TooLarge { .. })) {
+                    return bytes;
+                }
+                (bytes, self.give_up_backlog().await)
+            }
+            Err(Problem::Log(error)) if is_gone(&error) => (0, self.give_up_lost(error).await),
+            Err(error) => (0, Err(error)),
+        };
+        match given_up {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(%error, "the backlog of the archive stays");
+                bytes
+            }
+        }
+    }
+
+    /// Goes on at the newest mark.
+    async fn give_up_backlog(&mut self) -> Result<(), Problem> {
+        let Some(mark) = self.marks.back().cloned() else { return Ok(()) };
+        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let to = mark.to;
+        let coverage =
+            blocking(move || batch::skip(&dir, coverage.as_ref(), &mark.running, to)).await??;
+        self.go_on_at(to, coverage).await?;
+        self.marks.clear();
+        Ok(())
+    }
+
+    /// Goes on at the newest checkpoint: log before it is gone without having been archived, as
+    /// after a time without the remote store.
+    async fn give_up_lost(&mut self, error: RecoveryError) -> Result<(), Problem> {
+        let Some((end_lsn, coverage)) = self.setup.checkpoint.take() else {
+            return Err(error.into());
+        };
+        self.go_on_at(end_lsn.max(self.cursor.to), coverage).await
+    }
+
+    /// Gives up what lies between here and `to`, and goes on there. A start after this gives no LSN
+    /// at or below `to` ([`Cursor::floor`]); the ceiling stays, for nothing was put.
+    async fn go_on_at(&mut self, to: Lsn, coverage: Coverage) -> Result<(), Problem> {
+        let after = self.cursor.to;
+        let mut cursor = self.cursor.clone();
+        if to > after {
+            cursor.gap = Some((after, to));
+            (cursor.to, cursor.run_from) = (to, to);
+        }
+        cursor.coverage = Some(coverage);
+        self.save(cursor).await?;
+        self.pending = None;
+        if to > after {
+            self.base_due = Some(to);
+            tracing::error!(
+                after = %moment(after),
+                to = %moment(to),
+                "the log of this time is not archived, and moments in it cannot be restored: it \
+                 passed the limit of the backlog, or is gone; a base snapshot follows as soon as \
+                 objects get through"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether log is gone that is asked for.
+fn is_gone(error: &RecoveryError) -> bool {
+    matches!(error, RecoveryError::MissingStart { .. } | RecoveryError::Log(LogError::Gap { .. }))
+}
+
+/// Runs what blocks on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Problem::Stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_intervals_are_worth_less_and_less() {
+        let mut idle = Idle::default();
+        let due: Vec<u32> = (1..=25).filter(|_| true).filter(|_| idle.is_due()).collect();
+        assert_eq!(due, [1, 3, 7, 13, 19, 25]);
+    }
+}
