@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::TimeSource;
-use crate::log::LogMark;
+use crate::log::{LogKeys, LogMark};
 use crate::net::{ConnId, Doorbell, InboxSender};
 use crate::resp::{Reply, RespVersion};
 use crate::shard::cut::{ChunkBudget, CutRequest};
@@ -66,6 +66,7 @@ pub struct Engine {
     threads: ShardThreads,
     failure: FailureCell,
     start: StartId,
+    keys: LogKeys,
     recovered: Recovered,
     snapshots: AtomicU64,
     /// Held by the streams of the snapshot under way.
@@ -124,6 +125,11 @@ impl Engine {
     /// The number of this start of the data directory.
     pub fn start(&self) -> StartId {
         self.start
+    }
+
+    /// What the logs of the data directory are opened with.
+    pub fn log_keys(&self) -> &LogKeys {
+        &self.keys
     }
 
     /// Now, as an LSN of this engine's clock.
