@@ -12,6 +12,7 @@
 //! | [`mod@run`] | one seed: start, serve, crash, again; the checks in between |
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
+//! | [`sealing`] | what a quarter of the seeds seals its log with, and what somebody does to it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
 //! | [`client`], [`workload`] | who asks, and for what |
 //! | [`model`], [`search`], [`lossy`] | what answers are right, and what may be lost |
@@ -26,6 +27,7 @@
 //! 2. At rest everybody is answered, and no intent, transaction or parked command is left.
 //! 3. The logs alone, and each snapshot with the logs behind it, lead to the same state; and a
 //!    snapshot with its tail holds exactly the state at its end.
+//! 4. A sealed frame that somebody has changed, with a checksum that fits, is never believed.
 
 pub mod boot;
 pub mod client;
@@ -37,6 +39,7 @@ pub mod mutation;
 pub mod node;
 pub mod rng;
 pub mod run;
+pub mod sealing;
 pub mod search;
 pub mod snapshot;
 pub mod workload;

@@ -85,7 +85,7 @@ fn mend(segment: &mut [u8]) {
             let length = frame_bytes(payload_bytes);
             let payload =
                 rest.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload_bytes)?.to_vec();
-            encode_frame(rest.get_mut(..length)?, frame.header(), &payload);
+            encode_frame(rest.get_mut(..length)?, frame.header(), &payload, None);
             Some(length)
         });
         at += length.unwrap_or(BLOCK_BYTES);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, Recovered};
+use cutwater_engine::log::LogKeys;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine};
@@ -85,6 +86,7 @@ impl Database {
         }
         let mut catalog = Catalog::load(&*store, identity.database).await?;
         let keys = Keys { ring: keys, accept_plain: config.accept_plain };
+        engine.keys = LogKeys { ring: keys.ring.clone(), accept_plain: keys.accept_plain };
         check_keys(&mut catalog, &keys)?;
         look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;

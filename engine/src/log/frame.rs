@@ -172,6 +172,11 @@ impl RawFrame {
         &self.header
     }
 
+    /// The payload as stored, in bytes: with its tag, if it is sealed.
+    pub fn stored_bytes(&self) -> usize {
+        self.stored_bytes
+    }
+
     /// The blocks that the frame takes, in bytes.
     pub fn frame_bytes(&self) -> usize {
         frame_bytes(self.stored_bytes)
