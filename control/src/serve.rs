@@ -69,8 +69,7 @@ impl ServeError {
     }
 }
 
-const PLAIN_REMEDY: &str =
-    "Start once with --accept-plain too, if this data was never sealed; otherwise somebody has \
+const PLAIN_REMEDY: &str = "Start once with --accept-plain too, if this data was never sealed; otherwise somebody has \
      replaced it.";
 const KEY_REMEDY: &str =
     "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the active one.";

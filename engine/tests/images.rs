@@ -311,8 +311,7 @@ fn marks_and_the_log_up_to_them() {
                 let running = Running::from_marks(engine.start(), &marks);
                 let disk = Arc::new(FileDisk);
                 let (folder, keys) = (log_dir(dir.path()), engine.log_keys());
-                let range =
-                    LogRange::open(disk, &folder, keys, place.as_ref(), &running).unwrap();
+                let range = LogRange::open(disk, &folder, keys, place.as_ref(), &running).unwrap();
                 let mut parts = Vec::new();
                 for found in range.logs() {
                     let mut apply = |record: &Record<'_>| {

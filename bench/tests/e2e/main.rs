@@ -16,6 +16,7 @@ mod log_bounds;
 mod machine;
 mod mistakes;
 mod point_in_time;
+mod sealed_log;
 mod snapshot_consistency;
 mod stops;
 mod support;

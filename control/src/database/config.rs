@@ -30,7 +30,7 @@ use crate::identity;
 /// # }
 /// ```
 pub struct DatabaseConfig {
-    /// The engine's part. Its images, identity, keys and admin channel are set by [`Database::open`].
+    /// The engine's part. Its images, identity, keys and admin channel are set when it opens.
     pub engine: EngineConfig,
     /// Who the data directory is.
     pub identity: Identity,

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log::segment::{prepare_segment, retire_segment, segment_name};
+use crate::log::segment::{prepare_segment, retire_segment, segment_name, was_sealed};
 use crate::log::{FileDisk, LogDisk, SegmentHeader, SegmentIdentity, SegmentIndex, StartSeal};
 use crate::net::InboxSender;
 use crate::seal::SALT_BYTES;
@@ -72,6 +72,9 @@ impl Provider {
         self.find_spares();
         for (log, index) in std::mem::take(&mut self.leftovers) {
             self.retire(log, index);
+        }
+        if self.plan.seal.is_some() {
+            self.remove_plain_spares();
         }
         loop {
             let request = if self.delayed.is_empty() {
@@ -161,6 +164,21 @@ impl Provider {
         let Ok(files) = FileDisk.list(&self.plan.dir) else { return };
         let spares = files.into_iter().map(|file| file.name);
         self.spares = spares.filter(|name| crate::log::segment::is_spare_name(name)).collect();
+    }
+
+    /// Removes the spares that still show what was written before sealing began.
+    fn remove_plain_spares(&mut self) {
+        let dir = &self.plan.dir;
+        self.spares.retain(|spare| {
+            let path = dir.join(spare);
+            if was_sealed(&FileDisk, &path).unwrap_or(false) {
+                return true;
+            }
+            if let Err(error) = FileDisk.remove(&path) {
+                tracing::warn!(spare, %error, "a file that is not sealed stays");
+            }
+            false
+        });
     }
 }
 

@@ -349,6 +349,9 @@ mod tests {
         let opens = |bytes: &mut [u8], key: &SealKey| {
             let Ok(raw) = RawFrame::parse(bytes) else { return false };
             let end = FRAME_HEADER_BYTES + raw.stored_bytes;
+            if end > bytes.len() {
+                return false;
+            }
             let crc = crc32c::crc32c(&bytes[CHECKED_FROM..end]);
             bytes[4..8].copy_from_slice(&crc.to_le_bytes());
             let stored = RawFrame::parse(bytes).unwrap().verify(bytes).unwrap();

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::LogDisk;
-use super::files::{beyond_end, list};
 pub use super::error::RecoveryError;
+use super::files::{beyond_end, list};
 use super::reader::{Cut, Expected, LogError, LogFiles, LogReader};
 use super::record::Record;
 use super::resolve::{Decision, Parts, Reach};
@@ -139,11 +139,7 @@ impl Recovery {
     /// # Errors
     /// [`RecoveryError::Start`] for a record that is unreadable or does not fit the keys,
     /// [`RecoveryError::ForeignDatabase`] if two do not agree, and those of the disk.
-    pub fn scan(
-        disk: Arc<dyn LogDisk>,
-        dir: &Path,
-        keys: LogKeys,
-    ) -> Result<Self, RecoveryError> {
+    pub fn scan(disk: Arc<dyn LogDisk>, dir: &Path, keys: LogKeys) -> Result<Self, RecoveryError> {
         let listing = list(&*disk, dir)?;
         let mut starts = BTreeMap::new();
         for start in listing.starts {
@@ -294,7 +290,8 @@ impl Recovery {
         for &ResolvedLog { log, end, .. } in &self.resolution.logs {
             let record = self.starts.get(&log.start).expect("it was there to be resolved");
             let files = self.files(log);
-            let beyond = beyond_end(&*self.disk, &self.dir, &files, &expected_of(record, &self.keys), end)?;
+            let beyond =
+                beyond_end(&*self.disk, &self.dir, &files, &expected_of(record, &self.keys), end)?;
             leftovers.extend(beyond.iter().map(|&index| (log, index)));
             let needed = files.segments.len() - beyond.len();
             if let Some(files) = self.logs.get_mut(&log) {
@@ -404,7 +401,8 @@ impl Recovery {
                 source,
             })?;
         }
-        let (disk, dir, expected) = (&*self.disk, self.dir.as_path(), expected_of(record, &self.keys));
+        let (disk, dir, expected) =
+            (&*self.disk, self.dir.as_path(), expected_of(record, &self.keys));
         let reader = LogReader::open(disk, dir, &files, expected, part.position, None)?;
         let scanned = reader.run::<LogError>(&mut |position, record| {
             run.max_lsn = run.max_lsn.max(record.lsn);

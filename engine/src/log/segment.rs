@@ -222,14 +222,16 @@ pub fn prepare_segment(
 
 /// Whether a spare can become the segment that `header` describes.
 fn is_fit(disk: &dyn LogDisk, spare: &Path, header: &SegmentHeader) -> io::Result<bool> {
-    if disk.size_bytes(spare)? != header.size_bytes {
-        return Ok(false);
-    }
-    if header.sealing.is_none() {
-        return Ok(true);
-    }
-    // What was sealed was itself made of nothing plain. A file of zeros has no header: it is made
-    // again, which happens once after a crash.
+    Ok(disk.size_bytes(spare)? == header.size_bytes
+        && (header.sealing.is_none() || was_sealed(disk, spare)?))
+}
+
+/// Whether nothing plain was ever written to a spare: it was a sealed segment, and those are made of
+/// zeros or of sealed ones. (A file of zeros counts as plain: a crash leaves one at most.)
+///
+/// # Errors
+/// Those of reading.
+pub fn was_sealed(disk: &dyn LogDisk, spare: &Path) -> io::Result<bool> {
     let mut block = [0; SEGMENT_HEADER_BYTES];
     let len = disk.read_at(spare, 0, &mut block)?;
     Ok(SegmentHeader::decode(&block[..len]).is_ok_and(|found| found.sealing.is_some()))
@@ -355,7 +357,8 @@ mod tests {
         let second = SegmentHeader { index: first.index.next(), ..first.clone() };
         prepare_segment(&disk, dir, &second, Some(&spare)).unwrap();
         let spare = retire_segment(&disk, dir, second.log, second.index).unwrap();
-        let third = SegmentHeader { index: second.index.next(), size_bytes: 32 << 10, ..first.clone() };
+        let third =
+            SegmentHeader { index: second.index.next(), size_bytes: 32 << 10, ..first.clone() };
         prepare_segment(&disk, dir, &third, Some(&spare)).unwrap();
         let files = disk.list(dir).unwrap();
         assert_eq!(files.len(), 1);

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rig::{
-    Appended, BLOCK, Rng, Shell, begin, contents, dir, first_start, keys, log, recover, recover_with,
-    replay,
+    Appended, BLOCK, Rng, Shell, begin, contents, dir, first_start, keys, log, recover,
+    recover_with, replay,
 };
 use crate::log::LogKeys;
 use crate::log::disk::LogDisk;
@@ -85,12 +85,7 @@ fn step(rng: &mut Rng, shell: &mut Shell) -> std::io::Result<()> {
 }
 
 /// Recovers, crashing in the middle a few times, and begins the next start.
-fn recover_through_crashes(
-    rng: &mut Rng,
-    disk: &SimDisk,
-    shards: u16,
-    keys: &LogKeys,
-) -> StartId {
+fn recover_through_crashes(rng: &mut Rng, disk: &SimDisk, shards: u16, keys: &LogKeys) -> StartId {
     let mut decided = None;
     loop {
         if rng.below(2) == 0 {

@@ -8,8 +8,8 @@ use super::rig::{log, op_bytes};
 use crate::entry::Op;
 use crate::log::segment::{prepare_segment, segment_name};
 use crate::log::{
-    FileDisk, LogDisk, LogEffect, LogError, LogKeys, LogWriter, NewStart, Recovery,
-    SegmentHeader, SegmentIdentity, WriterConfig,
+    FileDisk, LogDisk, LogEffect, LogError, LogKeys, LogWriter, NewStart, Recovery, SegmentHeader,
+    SegmentIdentity, WriterConfig,
 };
 use crate::types::{Fsync, Lsn};
 

@@ -292,9 +292,8 @@ pub(super) fn next_start_with(
 ) -> Vec<Shell> {
     disk.create_dir(&dir()).unwrap();
     let start = begin(&recover_with(disk, image, keys).unwrap(), shards).unwrap();
-    let shell = |shard| {
-        Shell::new(disk, log(start.0, shard), shards, segment_bytes, fsync).sealed(keys)
-    };
+    let shell =
+        |shard| Shell::new(disk, log(start.0, shard), shards, segment_bytes, fsync).sealed(keys);
     (0..shards).map(shell).collect()
 }
 

@@ -144,7 +144,8 @@ fn without_its_key_or_with_another_of_its_name_a_log_is_refused() {
     let shell = filled(&keys(&[("mine", 1), ("other", 2)]));
     let (text, refused) = refusal(&shell.disk, &LogKeys::default());
     assert_eq!(refused, missing("mine"));
-    let expected = "data/log/000001.start: it is sealed under the key mine, which is not configured";
+    let expected =
+        "data/log/000001.start: it is sealed under the key mine, which is not configured";
     assert_eq!(text, expected);
     assert_eq!(refusal(&shell.disk, &keys(&[("other", 1)])).1, missing("mine"));
     assert_eq!(refusal(&shell.disk, &keys(&[("mine", 2)])).1, wrong("mine"));
@@ -216,10 +217,8 @@ fn keys_rotate_and_one_that_is_dropped_too_early_is_named_with_its_file() {
     let (text, refused) = refusal(&disk, &new);
     assert_eq!(refused, missing("old"));
     assert!(text.contains("000001.start"), "{text}");
-    let image = Coverage {
-        start: StartId(2),
-        parts: vec![Part { watermark: Lsn(2), position: end }],
-    };
+    let image =
+        Coverage { start: StartId(2), parts: vec![Part { watermark: Lsn(2), position: end }] };
     for name in obsolete_files(&disk, &dir(), &both, &image, StartId(2)).unwrap() {
         disk.remove(&dir().join(name)).unwrap();
     }
@@ -269,8 +268,9 @@ fn every_byte_once_with_mended_checksums() {
             (Some(frame), _, Ok(_)) => panic!("byte {at} of frame {frame} is believed"),
             (None, _, Err(error)) => assert!(at < 252, "byte {at}: {error}"),
             (Some(frame), Some(in_frame), Err(error)) => {
-                let RecoveryError::Log(LogError::Damaged { path: named, offset_bytes, fault, .. }) =
-                    &error
+                let RecoveryError::Log(LogError::Damaged {
+                    path: named, offset_bytes, fault, ..
+                }) = &error
                 else {
                     panic!("byte {at}: {error}")
                 };
