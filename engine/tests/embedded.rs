@@ -313,7 +313,7 @@ fn a_sealed_directory_opens_with_its_key_only() {
             assert_eq!(found, Some(vec![b'v'; 3_000_000]));
         }
         // Over several segments.
-        engine.client().set(format!("key {round}"), [b'v'; 3_000_000]).unwrap();
+        engine.client().set(format!("key {round}"), vec![b'v'; 3_000_000]).unwrap();
         engine.close().unwrap();
         for (keys, expected) in [(Keyring::default(), "not configured"), (ring(2), "another key")] {
             let error = Engine::open(config(LogKeys::strict(keys))).unwrap_err();

@@ -19,6 +19,8 @@ pub enum Mutation {
     NoGate,
     /// The reader takes every checksum for right.
     NoCrc,
+    /// Nothing is sealed, and somebody changes the log all the same.
+    NoSeal,
 }
 
 /// A disk whose frames always have the right checksum when they are read: to the reader it is as if

@@ -92,9 +92,9 @@ impl Run {
         };
         let fsync = if mutation == Mutation::None { fsync } else { Fsync::Always };
         let tempo = tempo(&mut rng);
-        // A checksum that is mended does not open what is sealed: those runs are plain.
+        // A checksum that is mended does not open what is sealed: runs without one are plain.
         let sealing = match mutation {
-            Mutation::NoCrc => Sealing::off(seed),
+            Mutation::NoCrc | Mutation::NoSeal => Sealing::off(seed),
             _ => Sealing::new(seed),
         };
         let world = World {
@@ -312,7 +312,7 @@ impl Run {
     /// the start is refused, or needs none of it.
     fn tamper(&mut self, published: Lsn, state: &Image) -> Result<(), String> {
         let world = &mut self.world;
-        if !world.sealing.is_on() {
+        if !world.sealing.is_on() && world.mutation != Mutation::NoSeal {
             return Ok(());
         }
         let forged = world.disk.fork(world.step);

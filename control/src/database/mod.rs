@@ -72,6 +72,10 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
         let DatabaseConfig { mut engine, identity, store, keys, local, remote, .. } = config;
+        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
+        engine.keys = LogKeys { ring: keys.ring.clone(), accept_plain: keys.accept_plain };
+        // Before anything is written, to the remote store either.
+        Engine::check_keys(&engine)?;
         let answer = match &remote {
             Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
                 DatabaseError::Remote { url: remote.url.clone(), source: Box::new(source) }
@@ -85,8 +89,6 @@ impl Database {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
         }
         let mut catalog = Catalog::load(&*store, identity.database).await?;
-        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
-        engine.keys = LogKeys { ring: keys.ring.clone(), accept_plain: keys.accept_plain };
         check_keys(&mut catalog, &keys)?;
         look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;

@@ -102,6 +102,16 @@ impl Engine {
         open::open(config)
     }
 
+    /// Whether an open could fail because the keys do not fit the log; reads only what each start
+    /// says of itself, changes nothing, and leaves every other error to [`Engine::open`]. The caller
+    /// holds the directory's lock.
+    ///
+    /// # Errors
+    /// [`OpenError::Recovery`] with a [`refusal`](crate::log::RecoveryError::refusal).
+    pub fn check_keys(config: &EngineConfig) -> Result<(), OpenError> {
+        open::check_keys(config)
+    }
+
     /// A handle for commands. It does not keep the engine running.
     pub fn client(&self) -> Client {
         Client::new(Arc::clone(&self.inboxes), self.shared.slots, self.failure.clone())

@@ -70,6 +70,15 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
     Err(failed.unwrap_or_else(|| OpenError::Config("there is no image to start from".to_owned())))
 }
 
+/// See [`Engine::check_keys`].
+pub fn check_keys(config: &EngineConfig) -> Result<(), OpenError> {
+    let Some(dir) = config.data_dir.as_ref().filter(|_| config.log) else { return Ok(()) };
+    match Recovery::scan(Arc::new(FileDisk), &log_dir(dir), config.keys.clone()) {
+        Err(error) if error.refusal().is_some() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn check(config: &EngineConfig) -> Result<(), OpenError> {
     if config.shards == 0 || config.shards > SLOT_COUNT {
         return Err(OpenError::Config(format!("1 to {SLOT_COUNT} shards, not {}", config.shards)));
