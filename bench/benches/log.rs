@@ -1,6 +1,6 @@
-//! Log commit: records into frames with their checksums, in memory; and the same with every frame
-//! written to a real file, opened as the server opens it (O_DIRECT and O_DSYNC, where the file
-//! system has them).
+//! Log commit: records into frames with their checksums, in memory; the same sealed; and both with
+//! every frame written to a real file, opened as the server opens it (O_DIRECT and O_DSYNC, where
+//! the file system has them).
 
 use std::os::unix::fs::FileExt;
 
@@ -11,6 +11,7 @@ use cutwater_engine::log::{
     FileDisk, LogEffect, LogFile, LogWriter, SegmentHeader, SegmentIdentity, SegmentIndex,
     WriterConfig,
 };
+use cutwater_engine::seal::{DataKey, SealKey};
 use cutwater_engine::types::{DbIndex, Fsync, LogId, Lsn, ShardId, StartId};
 
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -26,12 +27,13 @@ enum Target {
 struct Committer {
     writer: LogWriter,
     target: Target,
+    key: Option<SealKey>,
     lsn: u64,
     ops: Vec<u8>,
 }
 
 impl Committer {
-    fn new(target: Target) -> Self {
+    fn new(target: Target, is_sealed: bool) -> Self {
         let writer = LogWriter::new(WriterConfig {
             log: LOG,
             segment_bytes: SEGMENT_BYTES,
@@ -42,7 +44,8 @@ impl Committer {
         let (db, key, value) = (DbIndex(0), &b"key:000000000001"[..], &[b'v'; 64][..]);
         let (kind, expires_at_ms) = (ValueKind::String, None);
         Op::Put { db, key, kind, expires_at_ms, value }.encode(&mut ops);
-        Self { writer, target, lsn: 0, ops }
+        let key = is_sealed.then(|| DataKey::new([1; 32]).segment_key(&[2; 32], &[]));
+        Self { writer, target, key, lsn: 0, ops }
     }
 
     /// One commit of so many records, durable when it returns.
@@ -56,7 +59,8 @@ impl Committer {
         while let Some(effect) = self.writer.next_write() {
             match effect {
                 LogEffect::NeedSegment { index } => {
-                    self.writer.segment_ready(index, SegmentIdentity(index.0 + 1));
+                    let key = self.key.clone().map(Box::new);
+                    self.writer.segment_ready(index, SegmentIdentity(index.0 + 1), key);
                 }
                 LogEffect::Write { id, offset_bytes, block, .. } => {
                     if let Target::File(file) = &self.target {
@@ -84,21 +88,24 @@ fn commits(criterion: &mut Criterion) {
         index: SegmentIndex(0),
         identity: SegmentIdentity(1),
         size_bytes: SEGMENT_BYTES,
+        sealing: None,
     };
     prepare_segment(&FileDisk, folder.path(), &header, None).expect("a segment");
     let path = folder.path().join(segment_name(LOG, SegmentIndex(0)));
     for records in [1, 16, 256] {
         group.throughput(Throughput::Elements(records as u64));
-        let mut frames = Committer::new(Target::Nowhere);
-        group.bench_function(format!("frames and crc, {records} records"), |bencher| {
-            bencher.iter(|| frames.commit(records));
-        });
-        let file = FileDisk.open_for_frames(&path, true).expect("the segment opens");
-        let kind = if file.direct { "direct" } else { "buffered" };
-        let mut durable = Committer::new(Target::File(file));
-        group.bench_function(format!("{kind} file, {records} records"), |bencher| {
-            bencher.iter(|| durable.commit(records));
-        });
+        for (is_sealed, name) in [(false, "plain"), (true, "sealed")] {
+            let mut frames = Committer::new(Target::Nowhere, is_sealed);
+            group.bench_function(format!("frames and crc, {name}, {records} records"), |bencher| {
+                bencher.iter(|| frames.commit(records));
+            });
+            let file = FileDisk.open_for_frames(&path, true).expect("the segment opens");
+            let kind = if file.direct { "direct" } else { "buffered" };
+            let mut durable = Committer::new(Target::File(file), is_sealed);
+            group.bench_function(format!("{kind} file, {name}, {records} records"), |bencher| {
+                bencher.iter(|| durable.commit(records));
+            });
+        }
     }
     group.finish();
 }

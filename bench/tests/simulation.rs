@@ -103,3 +103,8 @@ fn removing_the_gate_is_caught() {
 fn removing_the_checksum_is_caught() {
     expect_caught(Mutation::NoCrc);
 }
+
+#[test]
+fn removing_the_seal_is_caught() {
+    expect_caught(Mutation::NoSeal);
+}

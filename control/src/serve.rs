@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_engine::engine::OpenError;
+use cutwater_engine::log::{RecoveryError, Refusal as LogRefusal};
 use cutwater_engine::seal::Keyring;
 use cutwater_snapshot::error::{Cause, Refusal, SnapshotError, StoreError};
 use cutwater_snapshot::store::StoreUrl;
@@ -72,29 +73,36 @@ impl ServeError {
             Self::Database(DatabaseError::Open(OpenError::Listen(_))) => {
                 "Choose another --port or --bind, or stop what uses it."
             }
+            Self::Database(DatabaseError::Open(OpenError::Recovery(error))) => log_remedy(error),
             Self::Database(
-                DatabaseError::Unreadable { .. }
-                | DatabaseError::Open(OpenError::Image { .. } | OpenError::Recovery(_)),
-            ) => {
-                "Keep the data directory as it is; `cutwater restore` makes a new one from a \
-                 snapshot."
-            }
+                DatabaseError::Unreadable { .. } | DatabaseError::Open(OpenError::Image { .. }),
+            ) => DAMAGE_REMEDY,
             Self::Database(_) => "Mend what is named, and start again.",
         }
+    }
+}
+
+const PLAIN_REMEDY: &str = "Start once with --accept-plain too, if this data was never sealed; otherwise somebody has \
+     replaced it.";
+const KEY_REMEDY: &str =
+    "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the active one.";
+const DAMAGE_REMEDY: &str =
+    "Keep the data directory as it is; `cutwater restore` makes a new one from a snapshot.";
+
+/// What to do about a log that cannot be read.
+fn log_remedy(error: &RecoveryError) -> &'static str {
+    match error.refusal() {
+        Some(LogRefusal::Plain) => PLAIN_REMEDY,
+        Some(LogRefusal::Key(_)) => KEY_REMEDY,
+        Some(LogRefusal::Altered) | None => DAMAGE_REMEDY,
     }
 }
 
 /// What to do about keys that do not fit the data.
 fn refusal_remedy(reason: &Refusal) -> &'static str {
     match reason {
-        Refusal::Plain => {
-            "Start once with --accept-plain too, if this data was never sealed; otherwise somebody \
-             has replaced it."
-        }
-        Refusal::NoKey { .. } | Refusal::Key(_) => {
-            "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the \
-             active one."
-        }
+        Refusal::Plain => PLAIN_REMEDY,
+        Refusal::NoKey { .. } | Refusal::Key(_) => KEY_REMEDY,
     }
 }
 

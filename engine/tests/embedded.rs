@@ -11,8 +11,9 @@ use std::thread;
 
 use cutwater_engine::engine::lock::LockError;
 use cutwater_engine::engine::{CallError, OpenError, PartEvent, log_dir};
-use cutwater_engine::log::{LogError, RecoveryError};
+use cutwater_engine::log::{LogError, LogKeys, RecoveryError, Refusal};
 use cutwater_engine::resp::Value;
+use cutwater_engine::seal::{Keyring, MasterKey};
 use cutwater_engine::types::Fsync;
 use cutwater_engine::{Client, Engine, EngineConfig, SnapshotStreamError};
 use support::{in_time, memory, small};
@@ -292,6 +293,38 @@ fn a_damaged_log_is_named_with_file_and_offset() {
         };
         assert!(path.ends_with(segment.file_name().unwrap()), "{error}");
         assert_eq!(*offset_bytes, 2 * 4096, "{error}");
+    }
+}
+
+#[test]
+fn a_sealed_directory_opens_with_its_key_only() {
+    let ring =
+        |fill: u8| Keyring::new(vec![("k".parse().unwrap(), MasterKey::new([fill; 32]))]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = |keys: LogKeys| {
+        let mut config = small(EngineConfig::directory(dir.path()));
+        config.keys = keys;
+        config
+    };
+    for round in 0..3 {
+        let engine = Engine::open(config(LogKeys::strict(ring(1)))).unwrap();
+        for earlier in 0..round {
+            let found = engine.client().get(format!("key {earlier}")).unwrap();
+            assert_eq!(found, Some(vec![b'v'; 3_000_000]));
+        }
+        // Over several segments.
+        engine.client().set(format!("key {round}"), vec![b'v'; 3_000_000]).unwrap();
+        engine.close().unwrap();
+        for (keys, expected) in [(Keyring::default(), "not configured"), (ring(2), "another key")] {
+            let error = Engine::open(config(LogKeys::strict(keys))).unwrap_err();
+            let OpenError::Recovery(recovery) = &error else { panic!("{error}") };
+            assert!(matches!(recovery.refusal(), Some(Refusal::Key(_))), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+    for file in std::fs::read_dir(log_dir(dir.path())).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(16).any(|window| window == [b'v'; 16]));
     }
 }
 

@@ -310,8 +310,8 @@ fn marks_and_the_log_up_to_them() {
                 let (marks, to) = marks_above(&engine, engine.now());
                 let running = Running::from_marks(engine.start(), &marks);
                 let disk = Arc::new(FileDisk);
-                let range =
-                    LogRange::open(disk, &log_dir(dir.path()), place.as_ref(), &running).unwrap();
+                let (folder, keys) = (log_dir(dir.path()), engine.log_keys());
+                let range = LogRange::open(disk, &folder, keys, place.as_ref(), &running).unwrap();
                 let mut parts = Vec::new();
                 for found in range.logs() {
                     let mut apply = |record: &Record<'_>| {

@@ -3,7 +3,7 @@
 //! taken once must be in the logs after every crash, no more and no less.
 
 use cutwater_engine::log::{
-    Coverage, LogDisk, LogError, LogMark, LogRange, Part, Record, Recovery, Running,
+    Coverage, LogDisk, LogError, LogKeys, LogMark, LogRange, Part, Record, Recovery, Running,
 };
 use cutwater_engine::types::{LogId, Lsn, Position, StartId};
 
@@ -99,7 +99,8 @@ impl World {
         let text = |error: &dyn std::error::Error| format!("the archive: {error}");
         let archive = &mut self.archive;
         let (disk, from) = (Arc::new(self.disk.clone()), archive.coverage.as_ref());
-        let range = LogRange::open(disk, &self.dir, from, &running).map_err(|e| text(&e))?;
+        let range = LogRange::open(disk, &self.dir, &self.sealing.keys, from, &running)
+            .map_err(|e| text(&e))?;
         let mut ends: Vec<(StartId, Position, bool)> = Vec::new();
         for resolved in range.logs() {
             let log = resolved.log;
@@ -129,7 +130,8 @@ impl World {
         if *to == Lsn::ZERO {
             return Ok(());
         }
-        let mut found = logged(disk, &self.dir, self.kept_lsn(), *to)?;
+        let place = (self.dir.as_path(), &self.sealing.keys);
+        let mut found = logged(disk, place, self.kept_lsn(), *to)?;
         let mut archived = records.clone();
         found.sort();
         archived.sort();
@@ -143,7 +145,7 @@ impl World {
             state.apply(ops).map_err(|error| error.to_string())?;
         }
         let limit = Some((*start, *to));
-        let expected = boot::replayed(Arc::clone(disk), &self.dir, None, self.kept_lsn(), limit)?;
+        let expected = boot::replayed(Arc::clone(disk), place, None, self.kept_lsn(), limit)?;
         if state == expected {
             return Ok(());
         }
@@ -154,11 +156,12 @@ impl World {
 /// Every record up to an LSN that counts after a crash.
 fn logged(
     disk: &Arc<dyn LogDisk>,
-    dir: &Path,
+    (dir, keys): (&Path, &LogKeys),
     kept: Lsn,
     to: Lsn,
 ) -> Result<Vec<Archived>, String> {
-    let mut recovery = Recovery::scan(Arc::clone(disk), dir).map_err(|error| error.to_string())?;
+    let mut recovery =
+        Recovery::scan(Arc::clone(disk), dir, keys.clone()).map_err(|error| error.to_string())?;
     recovery.keep(kept);
     let logs = recovery.resolve(None).map_err(|error| error.to_string())?.logs.clone();
     let mut found = Vec::new();

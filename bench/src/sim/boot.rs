@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cutwater_engine::log::segment::segment_name;
 use cutwater_engine::log::{
-    LogDisk, LogError, LogWriter, NewStart, Record, Recovery, WriterConfig,
+    LogDisk, LogError, LogKeys, LogWriter, NewStart, Record, Recovery, WriterConfig,
 };
 use cutwater_engine::shard::core::{ShardCore, ShardSetup};
 use cutwater_engine::shard::journal::Journal;
@@ -18,6 +18,7 @@ use cutwater_engine::types::{Fsync, LogId, Lsn, ShardId, StartId};
 
 use super::image::Image;
 use super::mutation::Mutation;
+use super::sealing::Sealing;
 use super::snapshot::Complete;
 
 /// The database and the history of every run.
@@ -63,10 +64,13 @@ pub fn boot(
     disk: Arc<dyn LogDisk>,
     plan: &Plan<'_>,
     image: Option<&Complete>,
+    sealing: &mut Sealing,
 ) -> Result<Booted, String> {
     disk.create_dir(plan.dir).map_err(|error| error.to_string())?;
     let text = |error: &dyn std::error::Error| error.to_string();
-    let mut recovery = Recovery::scan(Arc::clone(&disk), plan.dir).map_err(|error| text(&error))?;
+    let keys = sealing.keys.clone();
+    let scanned = Recovery::scan(Arc::clone(&disk), plan.dir, keys);
+    let mut recovery = scanned.map_err(|error| text(&error))?;
     recovery.keep(plan.published);
     let coverage = image.map(|image| &image.coverage);
     let resolution = recovery.resolve(coverage).map_err(|error| text(&error))?.clone();
@@ -78,7 +82,9 @@ pub fn boot(
         created_at_us: plan.now_micros,
         shards: plan.shards,
         lsn_floor: floor,
+        seal: sealing.of_start(resolution.next_start),
     };
+    sealing.seal.clone_from(&new.seal);
     recovery.write_start_record(&new).map_err(|error| text(&error))?;
     for (log, index) in recovery.take_leftovers().map_err(|error| text(&error))? {
         let path = plan.dir.join(segment_name(log, index));
@@ -111,13 +117,13 @@ pub fn boot(
 /// Why the logs do not lead anywhere.
 pub fn replayed(
     disk: Arc<dyn LogDisk>,
-    dir: &Path,
+    (dir, keys): (&Path, &LogKeys),
     image: Option<&Complete>,
     published: Lsn,
     limit: Option<(StartId, Lsn)>,
 ) -> Result<Image, String> {
     let text = |error: &dyn std::error::Error| error.to_string();
-    let mut recovery = Recovery::scan(disk, dir).map_err(|error| text(&error))?;
+    let mut recovery = Recovery::scan(disk, dir, keys.clone()).map_err(|error| text(&error))?;
     recovery.keep(published);
     let coverage = image.map(|image| &image.coverage);
     let resolution = recovery.resolve(coverage).map_err(|error| text(&error))?.clone();

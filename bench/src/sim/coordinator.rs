@@ -105,7 +105,8 @@ impl World {
     /// Gives up what the older of two snapshots covers.
     fn recycle(&mut self) -> Result<(), String> {
         let older = &self.complete[0].coverage;
-        let names = obsolete_files(&self.disk, &self.dir, older, self.start);
+        let keys = &self.sealing.keys;
+        let names = obsolete_files(&self.disk, &self.dir, keys, older, self.start);
         for name in names.map_err(|error| error.to_string())? {
             self.whole_log = false;
             LogDisk::remove(&self.disk, &self.dir.join(name)).map_err(|error| error.to_string())?;

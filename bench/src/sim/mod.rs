@@ -12,6 +12,7 @@
 //! | [`mod@run`] | one seed: start, serve, crash, again; the checks in between |
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
+//! | [`sealing`] | what a quarter of the seeds seals its log with, and what somebody does to it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
 //! | [`archive`] | what an archiver takes out of the logs meanwhile |
 //! | [`client`], [`workload`] | who asks, and for what |
@@ -28,6 +29,7 @@
 //! 3. The logs alone, and each snapshot with the logs behind it, lead to the same state; and a
 //!    snapshot with its tail holds exactly the state at its end.
 //! 4. What was archived before a crash is in the logs behind it, no more and no less.
+//! 5. A sealed frame that somebody has changed, with a checksum that fits, is never believed.
 
 pub mod archive;
 pub mod boot;
@@ -40,6 +42,7 @@ pub mod mutation;
 pub mod node;
 pub mod rng;
 pub mod run;
+pub mod sealing;
 pub mod search;
 pub mod snapshot;
 pub mod workload;

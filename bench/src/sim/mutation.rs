@@ -19,6 +19,8 @@ pub enum Mutation {
     NoGate,
     /// The reader takes every checksum for right.
     NoCrc,
+    /// Nothing is sealed, and somebody changes the log all the same.
+    NoSeal,
 }
 
 /// A disk whose frames always have the right checksum when they are read: to the reader it is as if
@@ -85,7 +87,7 @@ fn mend(segment: &mut [u8]) {
             let length = frame_bytes(payload_bytes);
             let payload =
                 rest.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + payload_bytes)?.to_vec();
-            encode_frame(rest.get_mut(..length)?, frame.header(), &payload);
+            encode_frame(rest.get_mut(..length)?, frame.header(), &payload, None);
             Some(length)
         });
         at += length.unwrap_or(BLOCK_BYTES);

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use cutwater_engine::log::segment::is_spare_name;
 use cutwater_engine::log::{LogDisk, SimDisk};
 use cutwater_engine::slot::SlotMap;
-use cutwater_engine::types::{DbIndex, Fsync, StartId};
+use cutwater_engine::types::{DbIndex, Fsync, Lsn, StartId};
 
 use super::archive::Archive;
 use super::boot::{self, Booted, Plan};
+use super::image::Image;
 use super::lossy::Survivors;
 use super::model::{State, Value};
 use super::mutation::{Mutation, NoCrcDisk};
 use super::node::Io;
 use super::rng::Rng;
+use super::sealing::Sealing;
 use super::search::{End, MAX_REQUESTS, Verdict, explain};
 use super::workload::{ACCOUNTS, KEYS, PAIR, Workload};
 use super::world::{Tempo, World};
@@ -111,6 +113,11 @@ impl Run {
         };
         let fsync = if mutation == Mutation::None { fsync } else { Fsync::Always };
         let tempo = tempo(&mut rng);
+        // A checksum that is mended does not open what is sealed: runs without one are plain.
+        let sealing = match mutation {
+            Mutation::NoCrc | Mutation::NoSeal => Sealing::off(seed),
+            _ => Sealing::new(seed),
+        };
         let world = World {
             hash: DefaultHasher::new(),
             disk: SimDisk::new(rng.any()),
@@ -137,6 +144,7 @@ impl Run {
             refused: false,
             spares: Vec::new(),
             archive: Archive::default(),
+            sealing,
             rng,
         };
         let (report, initial, owners) = (Report::default(), vec![None; KEYS], vec![0; KEYS]);
@@ -274,6 +282,7 @@ impl Run {
 
     fn boot(&mut self) -> Result<Booted, String> {
         let world = &mut self.world;
+        let disk = disk(world);
         let plan = Plan {
             dir: &world.dir,
             shards: 1 + world.rng.below(4) as u16,
@@ -288,12 +297,13 @@ impl Run {
         let choices = if world.whole_log { count + 1 } else { count };
         let from_end = if choices > 0 { world.rng.below(choices) } else { 0 };
         let image = count.checked_sub(from_end + 1).map(|at| &world.complete[at]);
-        boot::boot(disk(world), &plan, image)
+        boot::boot(disk, &plan, image, &mut world.sealing)
     }
 
     /// Every way to the state leads to the same, and every snapshot holds the state at its end.
     fn compare(&mut self) -> Result<(), String> {
         let world = &self.world;
+        let place = (world.dir.as_path(), &world.sealing.keys);
         if world.start == StartId(0) {
             return Ok(());
         }
@@ -303,13 +313,13 @@ impl Run {
         let bases: Vec<_> = whole.into_iter().chain(world.complete.iter().map(Some)).collect();
         let mut first = None;
         for (at, base) in bases.iter().enumerate() {
-            let state = boot::replayed(disk(world), &world.dir, *base, published, None)?;
+            let state = boot::replayed(disk(world), place, *base, published, None)?;
             if first.get_or_insert_with(|| state.clone()) != &state {
                 return Err(format!("base {at} of {} leads to another state", bases.len()));
             }
             for later in bases[at + 1..].iter().flatten() {
                 let limit = Some((later.coverage.start, later.end));
-                let state = boot::replayed(disk(world), &world.dir, *base, published, limit)?;
+                let state = boot::replayed(disk(world), place, *base, published, limit)?;
                 if state != later.at_end {
                     return Err(format!(
                         "the snapshot that ends at {} holds {:?}, and the log from base {at} {:?}",
@@ -320,7 +330,24 @@ impl Run {
                 }
             }
         }
-        Ok(())
+        first.map_or(Ok(()), |state| self.tamper(published, &state))
+    }
+
+    /// What is sealed is not believed once somebody has changed it, not even what was written last:
+    /// the start is refused, or needs none of it.
+    fn tamper(&mut self, published: Lsn, state: &Image) -> Result<(), String> {
+        let world = &mut self.world;
+        if !world.sealing.is_on() && world.mutation != Mutation::NoSeal {
+            return Ok(());
+        }
+        let forged = world.disk.fork(world.step);
+        let Some(what) = world.sealing.tamper(&forged, &world.dir) else { return Ok(()) };
+        let place = (world.dir.as_path(), &world.sealing.keys);
+        let base = if world.whole_log { None } else { world.complete.first() };
+        match boot::replayed(Arc::new(forged), place, base, published, None) {
+            Ok(found) if found != *state => Err(format!("{what} was altered, and is believed")),
+            _ => Ok(()),
+        }
     }
 
     /// What the shards hold.

@@ -23,6 +23,7 @@ use super::model::Request;
 use super::mutation::Mutation;
 use super::node::{Io, Node};
 use super::rng::Rng;
+use super::sealing::Sealing;
 use super::search::Event;
 use super::snapshot::{Complete, Shot};
 use super::workload::Workload;
@@ -100,6 +101,8 @@ pub struct World {
     pub spares: Vec<String>,
     /// What was taken out of the logs.
     pub archive: Archive,
+    /// What the log is sealed with, if it is.
+    pub sealing: Sealing,
 }
 
 /// One thing that can happen.
@@ -361,7 +364,7 @@ impl World {
             return Ok(());
         }
         let identity = SegmentIdentity(self.rng.any());
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             database_id: IDENTITY.0,
             history_id: IDENTITY.1,
             log: LogId { start: self.start, shard: ShardId(node as u16) },
@@ -369,14 +372,16 @@ impl World {
             index,
             identity,
             size_bytes: self.segment_bytes,
+            sealing: None,
         };
+        let key = self.sealing.segment(&mut header);
         let spare = self.spares.pop();
         prepare_segment(&self.disk, &self.dir, &header, spare.as_deref())
             .map_err(|error| format!("a segment cannot be made: {error}"))?;
         self.turn(node, |core, _| {
             core.journal().set_out_of_space(false);
             if let Some(writer) = core.journal().writer() {
-                writer.segment_ready(index, identity);
+                writer.segment_ready(index, identity, key);
             }
         });
         Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cutwater_bench::client::Client;
-use cutwater_bench::moments::stage::Stage;
+use cutwater_bench::moments::stage::{Setting, Stage};
 use cutwater_bench::server::{self, ServerOptions};
 
 use crate::support::{assert_filled, fill, refused, start_error};
@@ -56,7 +56,7 @@ fn snapshots_come_and_go_by_themselves() {
     if server::is_stand_in() {
         return;
     }
-    let stage = Stage::new().unwrap();
+    let stage = Stage::new(Setting::default()).unwrap();
     let (url, remote) = (stage.url(), stage.path("remote"));
     let local = stage.path("data").join("store");
     let mut options = ServerOptions::new(stage.path("data"));
@@ -124,7 +124,7 @@ fn pruning_says_what_goes_and_lets_it_go() {
     if server::is_stand_in() {
         return;
     }
-    let stage = Stage::new().unwrap();
+    let stage = Stage::new(Setting::default()).unwrap();
     let (url, remote) = (stage.url(), stage.path("remote"));
     let mut server = stage.serve("data", 2).unwrap();
     for n in 0..4 {
@@ -176,7 +176,7 @@ fn a_store_that_cannot_be_listed_is_an_error_and_never_empty() {
     if server::is_stand_in() {
         return;
     }
-    let stage = Stage::new().unwrap();
+    let stage = Stage::new(Setting::default()).unwrap();
     let url = stage.url();
     let mut server = stage.serve("data", 2).unwrap();
     fill(&mut server.client().unwrap(), "a", 50);

@@ -24,6 +24,7 @@ mod mistakes;
 mod point_in_time;
 mod progress;
 mod remote;
+mod sealed_log;
 mod sealing;
 mod snapshot_commands;
 mod snapshot_consistency;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cutwater_bench::client::Client;
-use cutwater_bench::moments::stage::Stage;
+use cutwater_bench::moments::stage::{Setting, Stage};
 use cutwater_bench::process::ServerProcess;
 use cutwater_bench::reply::Reply;
 use cutwater_bench::server::{self, ServerOptions, field};
@@ -64,7 +64,7 @@ fn run(arguments: &[&str]) -> String {
 
 /// Freezes the first server (in the middle of an upload, if so), lets the second live, and thaws.
 fn supersede(in_upload: bool) {
-    let stage = Stage::new().unwrap();
+    let stage = Stage::new(Setting::default()).unwrap();
     let limit: &[&str] = if in_upload { &["--upload-limit", "1"] } else { &[] };
     let mut first = serve(&stage, "first", limit);
     let mut client = first.client().unwrap();

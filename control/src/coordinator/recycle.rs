@@ -52,7 +52,8 @@ pub fn recycle(
         }
     }
     let dir = log_dir(data_dir);
-    let obsolete = match obsolete_files(&FileDisk, &dir, &needed, engine.start()) {
+    let obsolete = match obsolete_files(&FileDisk, &dir, engine.log_keys(), &needed, engine.start())
+    {
         Ok(obsolete) => obsolete,
         Err(error) => return tracing::warn!(%error, "old logs are kept"),
     };

@@ -158,7 +158,7 @@ impl Keeper {
         let entries = self.handle.list().await?;
         let uploads = self.handle.uploads.clone();
         let status = uploads.as_ref().map(|uploads| uploads.status());
-        let (holdings, promise) = promise_here(&entries, status.as_deref(), &self.policy);
+        let (holdings, promise) = promise_here(&entries, status.as_ref(), &self.policy);
         let mut kept = snapshots_of("local", &holdings, &promise);
         let Some((uploads, status)) = uploads.zip(status) else { return Ok(kept) };
         let RemoteState::Writer(lease) = uploads.state() else { return Ok(kept) };
@@ -179,7 +179,7 @@ impl Keeper {
     /// Lets snapshots of the local store go.
     async fn retire_here(&self, entries: &[Entry]) -> Result<(), PruneError> {
         let uploaded = self.handle.uploads.as_ref().map(|uploads| uploads.status());
-        let (holdings, promise) = promise_here(entries, uploaded.as_deref(), &self.policy);
+        let (holdings, promise) = promise_here(entries, uploaded.as_ref(), &self.policy);
         for id in promise.superfluous(&holdings.snapshots) {
             match self.handle.retire(id).await {
                 Ok(()) => tracing::info!(snapshot = id.0, "let go by the policy"),

@@ -32,7 +32,7 @@ use crate::schedule::Rule;
 /// # }
 /// ```
 pub struct DatabaseConfig {
-    /// The engine's part. Its images, its identity and its admin channel are set here.
+    /// The engine's part. Its images, identity, keys and admin channel are set when it opens.
     pub engine: EngineConfig,
     /// Who the data directory is.
     pub identity: Identity,
@@ -43,7 +43,7 @@ pub struct DatabaseConfig {
     pub checkpoint_log_bytes: Option<u64>,
     /// Where published snapshots go as well, if anywhere.
     pub remote: Option<RemoteConfig>,
-    /// The keys that seal; empty: nothing is sealed.
+    /// The keys that seal snapshots, archive and log; empty: nothing is sealed.
     pub keys: Keyring,
     /// Whether to open with keys what is not sealed, as when sealing begins.
     pub accept_plain: bool,

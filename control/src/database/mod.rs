@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{Failure, Recovered};
+use cutwater_engine::log::LogKeys;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_engine::{Client, Engine};
@@ -73,6 +74,10 @@ impl Database {
     /// [`DatabaseError`].
     pub async fn open(config: DatabaseConfig) -> Result<Self, DatabaseError> {
         let DatabaseConfig { mut engine, identity, store, keys, local, remote, .. } = config;
+        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
+        engine.keys = LogKeys { ring: keys.ring.clone(), accept_plain: keys.accept_plain };
+        // Before anything is written, to the remote store either.
+        Engine::check_keys(&engine)?;
         let answer = match &remote {
             Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
                 DatabaseError::Remote { url: remote.url.clone(), source: Box::new(source) }
@@ -86,7 +91,6 @@ impl Database {
             tracing::warn!(%name, "an unfinished snapshot of an earlier start was given up");
         }
         let mut catalog = Catalog::load(&*store, identity.database).await?;
-        let keys = Keys { ring: keys, accept_plain: config.accept_plain };
         check_keys(&mut catalog, &keys)?;
         look_at_unreadable(&catalog, engine.log)?;
         sweep_leftovers(&*store, &catalog).await?;

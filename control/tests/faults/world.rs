@@ -189,7 +189,7 @@ impl World {
         let answer = answer.map_err(|error| format!("a fault was taken for a refusal: {error}"))?;
         let view = LocalView::of(&catalog);
         let keep = view.uuids();
-        let (state, seeker) = remote::start(config.clone(), IDENTITY, keep, answer).await;
+        let (state, seeker) = remote::start(config.clone(), IDENTITY, keep, None, answer).await;
         let (uploads, uploader) =
             Uploads::start(&config, self.local(), self.keys.clone(), state.clone(), view);
         self.done.starts += 1;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::log::Coverage;
+use crate::log::{Coverage, LogKeys};
 use crate::resp::{ArgsBuf, RespVersion};
 use crate::types::{Fsync, Lsn};
 
@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub lock: Option<DataLock>,
     /// The database and the history; a new data directory without them makes its own.
     pub identity: Option<(u128, u128)>,
+    /// What the log is sealed and opened with. Without keys nothing is sealed.
+    pub keys: LogKeys,
     /// When replies may leave.
     pub fsync: Fsync,
     /// How many shards.
@@ -81,6 +83,7 @@ impl EngineConfig {
             log: false,
             lock: None,
             identity: None,
+            keys: LogKeys::default(),
             fsync: Fsync::Never,
             shards: 2,
             cpus: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::log::{LogMark, SegmentIdentity, SegmentIndex};
 use crate::net::ConnId;
 use crate::resp::ArgsBuf;
+use crate::seal::SealKey;
 use crate::shard::cut::{CutEvent, CutRequest};
 use crate::types::{Lsn, Position, ShardId, SnapshotId};
 
@@ -73,6 +74,8 @@ pub enum ToShard {
         index: SegmentIndex,
         /// This use of the file.
         identity: SegmentIdentity,
+        /// Seals its frames, if they are to be sealed.
+        key: Option<Box<SealKey>>,
         /// For frames.
         file: Arc<OwnedFd>,
     },

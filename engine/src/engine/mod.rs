@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::TimeSource;
-use crate::log::LogMark;
+use crate::log::{LogKeys, LogMark};
 use crate::net::{ConnId, Doorbell, InboxSender};
 use crate::resp::{Reply, RespVersion};
 use crate::shard::cut::{ChunkBudget, CutRequest};
@@ -67,6 +67,7 @@ pub struct Engine {
     threads: ShardThreads,
     failure: FailureCell,
     start: StartId,
+    keys: LogKeys,
     recovered: Recovered,
     snapshots: AtomicU64,
     /// Held by the streams of the snapshot under way.
@@ -102,6 +103,16 @@ impl Engine {
         open::open(config)
     }
 
+    /// Whether an open could fail because the keys do not fit the log; reads only what each start
+    /// says of itself, changes nothing, and leaves every other error to [`Engine::open`]. The caller
+    /// holds the directory's lock.
+    ///
+    /// # Errors
+    /// [`OpenError::Recovery`] with a [`refusal`](crate::log::RecoveryError::refusal).
+    pub fn check_keys(config: &EngineConfig) -> Result<(), OpenError> {
+        open::check_keys(config)
+    }
+
     /// A handle for commands. It does not keep the engine running.
     pub fn client(&self) -> Client {
         Client::new(Arc::clone(&self.inboxes), self.shared.slots, self.failure.clone())
@@ -125,6 +136,11 @@ impl Engine {
     /// The number of this start of the data directory.
     pub fn start(&self) -> StartId {
         self.start
+    }
+
+    /// What the logs of the data directory are opened with.
+    pub fn log_keys(&self) -> &LogKeys {
+        &self.keys
     }
 
     /// Now, as an LSN of this engine's clock.

@@ -13,7 +13,10 @@ use std::time::Duration;
 use tracing::field::Empty;
 
 use crate::clock::{TimeSource, wall_micros};
-use crate::log::{FileDisk, LogDisk, LogWriter, NewStart, Recovery, SegmentIndex, WriterConfig};
+use crate::log::{
+    FileDisk, LogDisk, LogWriter, NewStart, Recovery, SegmentIndex, StartIdentity, StartSeal,
+    WriterConfig,
+};
 use crate::net::{Doorbell, Inbox, InboxSender, Mesh, listen, preflight};
 use crate::shard::core::ShardSetup;
 use crate::shard::journal::Journal;
@@ -26,7 +29,7 @@ use super::error::{FailureCell, OpenError};
 use super::load::Loader;
 use super::lock::DataLock;
 use super::message::{INBOX_CAPACITY, ToShard};
-use super::provider::{Provider, SegmentPlan, random_u64};
+use super::provider::{Provider, SegmentPlan, fill_random, random_u64};
 use super::shell::ShellSetup;
 use super::threads::ShardThreads;
 use super::{Engine, Recovered, log_dir};
@@ -56,6 +59,10 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
                 *engine.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
                 return Ok(engine);
             }
+            // An older image needs no less of the log, and no other key.
+            Err(OpenError::Recovery(error)) if failed.is_none() && error.refusal().is_some() => {
+                return Err(error.into());
+            }
             Err(error @ (OpenError::Image { .. } | OpenError::Recovery(_))) if image.is_some() => {
                 tracing::error!(%error, "cannot start from this image");
                 failed.get_or_insert(error);
@@ -64,6 +71,15 @@ pub fn open(mut config: EngineConfig) -> Result<Engine, OpenError> {
         }
     }
     Err(failed.unwrap_or_else(|| OpenError::Config("there is no image to start from".to_owned())))
+}
+
+/// See [`Engine::check_keys`].
+pub fn check_keys(config: &EngineConfig) -> Result<(), OpenError> {
+    let Some(dir) = config.data_dir.as_ref().filter(|_| config.log) else { return Ok(()) };
+    match Recovery::scan(Arc::new(FileDisk), &log_dir(dir), config.keys.clone()) {
+        Err(error) if error.refusal().is_some() => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn check(config: &EngineConfig) -> Result<(), OpenError> {
@@ -98,6 +114,8 @@ struct Ground {
     with_tail: bool,
     /// Segments of earlier starts that nobody reads any more.
     leftovers: Vec<(LogId, SegmentIndex)>,
+    /// What seals the log, if anything does.
+    seal: Option<StartSeal>,
 }
 
 fn open_from(
@@ -125,6 +143,7 @@ fn open_from(
         threads,
         failure,
         start: ground.start,
+        keys: config.keys.clone(),
         recovered: Recovered::default(),
         snapshots: Default::default(),
         snapshot_turn: Arc::default(),
@@ -165,12 +184,13 @@ fn prepare(
                 floor: end,
                 with_tail: true,
                 leftovers: Vec::new(),
+                seal: None,
             });
         }
     };
     let dir = log_dir(data_dir);
     FileDisk.create_dir(&dir).map_err(|source| io_error("create", &dir, source))?;
-    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir)?;
+    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir, config.keys.clone())?;
     let coverage = image.and_then(ImageSource::coverage);
     let with_tail = coverage.is_none();
     recovery.keep(published);
@@ -182,19 +202,23 @@ fn prepare(
         Some(identity) => identity,
         None => (new_ids()?, new_ids()?),
     };
+    let start = resolution.next_start;
+    let of = StartIdentity { database_id: identity.0, history_id: identity.1, start };
+    let seal = StartSeal::new(&config.keys, of, &mut fill_random)
+        .map_err(|source| io_error("read random bytes from", "the kernel", source))?;
     recovery.write_start_record(&NewStart {
         database_id: identity.0,
         history_id: identity.1,
         created_at_us: wall_micros(),
         shards: config.shards,
         lsn_floor: floor,
+        seal: seal.clone(),
     })?;
-    let start = resolution.next_start;
     for cut in &resolution.cuts {
         tracing::warn!(?cut, "an unfinished commit at the end of a log was cut off");
     }
     let leftovers = recovery.take_leftovers()?;
-    Ok(Ground { recovery: Some(recovery), start, identity, floor, with_tail, leftovers })
+    Ok(Ground { recovery: Some(recovery), start, identity, floor, with_tail, leftovers, seal })
 }
 
 fn check_clock(config: &EngineConfig, floor: Lsn) -> Result<(), OpenError> {
@@ -299,6 +323,7 @@ fn set_up(
             shards: config.shards,
             segment_bytes: config.segment_bytes,
             fsync: config.fsync,
+            seal: ground.seal.clone(),
         };
         Provider::new(plan, to_provider, parts.senders.clone(), ground.leftovers.clone())
     });

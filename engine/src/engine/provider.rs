@@ -9,9 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::log::segment::{prepare_segment, retire_segment, segment_name};
-use crate::log::{FileDisk, LogDisk, SegmentHeader, SegmentIdentity, SegmentIndex};
+use crate::log::segment::{prepare_segment, retire_segment, segment_name, was_sealed};
+use crate::log::{FileDisk, LogDisk, SegmentHeader, SegmentIdentity, SegmentIndex, StartSeal};
 use crate::net::InboxSender;
+use crate::seal::SALT_BYTES;
 use crate::types::{Fsync, LogId, ShardId, StartId};
 
 use super::message::{ToProvider, ToShard, owned};
@@ -38,6 +39,8 @@ pub struct SegmentPlan {
     pub segment_bytes: u64,
     /// Whether completed writes have to be durable.
     pub fsync: Fsync,
+    /// What seals the logs of the start, if anything does.
+    pub seal: Option<StartSeal>,
 }
 
 /// The provider's thread; it ends when every sender is gone.
@@ -69,6 +72,9 @@ impl Provider {
         self.find_spares();
         for (log, index) in std::mem::take(&mut self.leftovers) {
             self.retire(log, index);
+        }
+        if self.plan.seal.is_some() {
+            self.remove_plain_spares();
         }
         loop {
             let request = if self.delayed.is_empty() {
@@ -109,7 +115,7 @@ impl Provider {
         let plan = &self.plan;
         let log = LogId { start: plan.start, shard };
         let identity = SegmentIdentity(random_u64()?);
-        let header = SegmentHeader {
+        let mut header = SegmentHeader {
             database_id: plan.database_id,
             history_id: plan.history_id,
             log,
@@ -117,7 +123,14 @@ impl Provider {
             index,
             identity,
             size_bytes: plan.segment_bytes,
+            sealing: None,
         };
+        let mut key = None;
+        if let Some(seal) = &plan.seal {
+            let mut salt = [0; SALT_BYTES];
+            fill_random(&mut salt)?;
+            key = Some(Box::new(seal.seal_segment(&mut header, salt)));
+        }
         let spare = self.spares.pop_front();
         prepare_segment(&FileDisk, &plan.dir, &header, spare.as_deref())?;
         let path = plan.dir.join(segment_name(log, index));
@@ -130,7 +143,7 @@ impl Provider {
                  as durable but slower"
             );
         }
-        Ok(ToShard::SegmentReady { index, identity, file: owned(opened.file) })
+        Ok(ToShard::SegmentReady { index, identity, key, file: owned(opened.file) })
     }
 
     /// Makes a spare of a segment, if more are wanted, or removes it.
@@ -152,6 +165,21 @@ impl Provider {
         let spares = files.into_iter().map(|file| file.name);
         self.spares = spares.filter(|name| crate::log::segment::is_spare_name(name)).collect();
     }
+
+    /// Removes the spares that still show what was written before sealing began.
+    fn remove_plain_spares(&mut self) {
+        let dir = &self.plan.dir;
+        self.spares.retain(|spare| {
+            let path = dir.join(spare);
+            if was_sealed(&FileDisk, &path).unwrap_or(false) {
+                return true;
+            }
+            if let Err(error) = FileDisk.remove(&path) {
+                tracing::warn!(spare, %error, "a file that is not sealed stays");
+            }
+            false
+        });
+    }
 }
 
 fn is_no_room(error: &io::Error) -> bool {
@@ -159,9 +187,14 @@ fn is_no_room(error: &io::Error) -> bool {
 }
 
 /// A random number from the kernel.
-#[expect(clippy::disallowed_methods, reason = "identities of segments, seeds and ids begin here")]
 pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    fill_random(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+/// Random bytes from the kernel.
+#[expect(clippy::disallowed_methods, reason = "identities, salts, seeds, ids and keys begin here")]
+pub(super) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
 }

@@ -322,11 +322,11 @@ impl Shell {
             }
             ToShard::EndCut { id, end } => self.core.end_cut(id, end),
             ToShard::CancelCut { id } => self.core.cancel_cut(id),
-            ToShard::SegmentReady { index, identity, file } => {
+            ToShard::SegmentReady { index, identity, key, file } => {
                 self.segments.insert(index, file);
                 self.core.journal().set_out_of_space(false);
                 if let Some(writer) = self.core.journal().writer() {
-                    writer.segment_ready(index, identity);
+                    writer.segment_ready(index, identity, key);
                 }
             }
             ToShard::SegmentDelayed => self.no_room(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::disk::LogDisk;
 use super::reader::{Expected, LogError, LogFiles, find_segment};
 use super::recovery::{Coverage, RecoveryError, expected_of};
+use super::sealing::LogKeys;
 use super::segment::{SegmentIndex, parse_segment_name, segment_name};
 use super::start::{StartRecord, parse_start_name, start_name, start_path};
 use crate::types::{LogId, Position, StartId};
@@ -15,10 +16,11 @@ use crate::types::{LogId, Position, StartId};
 /// are left to its writers. Spares are not listed.
 ///
 /// # Errors
-/// [`RecoveryError::MissingStart`] if the record of `older`'s start is gone; those of reading.
+/// [`RecoveryError::Start`] if the record of `older`'s start is gone; those of reading.
 pub fn obsolete_files(
     disk: &dyn LogDisk,
     dir: &Path,
+    keys: &LogKeys,
     older: &Coverage,
     current: StartId,
 ) -> Result<Vec<String>, RecoveryError> {
@@ -29,11 +31,11 @@ pub fn obsolete_files(
         if log.start < older.start {
             count = files.segments.len();
         } else if let Some(part) = older.part(log).filter(|_| log.start != current) {
-            let record = StartRecord::read(disk, dir, log.start).map_err(|source| {
+            let record = StartRecord::read(disk, dir, log.start, keys).map_err(|source| {
                 RecoveryError::Start { path: start_path(dir, log.start), source }
             })?;
-            let first_needed =
-                find_segment(disk, dir, files, &expected_of(&record), part.position)?;
+            let expected = expected_of(&record, keys);
+            let first_needed = find_segment(disk, dir, files, &expected, part.position)?;
             count = first_needed.map_or(0, |(at, _)| at);
         }
         names.extend(files.segments[..count].iter().map(|&index| segment_name(log, index)));
@@ -74,7 +76,7 @@ pub(super) fn beyond_end<'a>(
     disk: &dyn LogDisk,
     dir: &Path,
     files: &'a LogFiles,
-    expected: &Expected,
+    expected: &Expected<'_>,
     end: Position,
 ) -> Result<&'a [SegmentIndex], LogError> {
     if end == Position(0) {

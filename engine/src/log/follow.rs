@@ -24,6 +24,7 @@ use super::recovery::{
     Coverage, Recovery, RecoveryError, Resolution, ResolvedLog, check_layout, expected_of, gap,
     logs_of,
 };
+use super::sealing::LogKeys;
 use super::start::LogEnd;
 use crate::types::{LogId, Lsn, Position, StartId};
 
@@ -66,14 +67,15 @@ impl LogRange {
     /// # Errors
     /// [`LogError::Gap`] or [`RecoveryError::MissingStart`] if the logs do not reach back so far,
     /// [`RecoveryError::Layout`] if `from` or `running` has not one position for each shard of its
-    /// start, [`LogError::Damaged`], and those of the disk.
+    /// start, a file that does not fit the keys, [`LogError::Damaged`], and those of the disk.
     pub fn open(
         disk: Arc<dyn LogDisk>,
         dir: &Path,
+        keys: &LogKeys,
         from: Option<&Coverage>,
         running: &Running,
     ) -> Result<Self, RecoveryError> {
-        let mut recovery = Recovery::scan(disk, dir)?;
+        let mut recovery = Recovery::scan(disk, dir, keys.clone())?;
         let mut found = Resolution::default();
         let first = from.map_or(StartId(1), |from| from.start).max(StartId(1));
         if first > running.start {
@@ -103,7 +105,7 @@ impl LogRange {
                     return Err(gap(log, part.position, end).into());
                 }
                 if end > part.position {
-                    let (files, expected) = (recovery.files(log), expected_of(record));
+                    let (files, expected) = (recovery.files(log), expected_of(record, keys));
                     let (disk, dir) = (&*recovery.disk, recovery.dir.as_path());
                     LogReader::open(disk, dir, &files, expected, part.position, Some(end))?;
                 }

@@ -7,7 +7,7 @@
 //!    there"); completions move the durable position. Pure: the shell owns the files. It consists
 //!    of `stream` (what waits), `durability` (what is in flight) and the place in the segments.
 //! 3. [`frame`] and [`segment`]: what the blocks of a segment file look like; [`buffer`] is the
-//!    aligned memory that they travel in.
+//!    aligned memory that they travel in; [`sealing`] is what they are sealed with.
 //! 4. [`disk`]: the blocking file operations that all of this needs, with the real implementation;
 //!    [`sim_disk`] is the one in memory that crashes, tears and flips bits.
 //!
@@ -39,6 +39,7 @@ pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod resolve;
+pub mod sealing;
 pub mod segment;
 mod segment_reader;
 pub mod sim_disk;
@@ -54,6 +55,7 @@ pub use follow::{LogMark, LogRange, Running};
 pub use reader::{Cut, Expected, LogFiles, LogReader, Scanned};
 pub use record::{Record, RecordError, TxnPart};
 pub use recovery::{Coverage, NewStart, Part, Recovery, RecoveryError, Resolution, ResolvedLog};
+pub use sealing::{LogKeys, Refusal, SegmentSealing, StartIdentity, StartSeal};
 pub use segment::{SegmentHeader, SegmentIdentity, SegmentIndex};
 pub use sim_disk::SimDisk;
 pub use start::{KeptBelow, LogEnd, StartRecord};

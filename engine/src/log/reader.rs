@@ -10,7 +10,9 @@
 //! A log whose end is known is read up to there, and must reach it: one that a later start decided
 //! about, or a running one up to what its writer calls durable.
 //!
-//! Memory: one window of a segment, and one record.
+//! A sealed frame that is whole and does not open is damage wherever it stands: no crash leaves one.
+//!
+//! Memory: one window of a segment, one frame that was opened, and one record.
 
 use std::path::{Path, PathBuf};
 
@@ -57,7 +59,7 @@ pub struct LogReader<'d> {
     disk: &'d dyn LogDisk,
     dir: &'d Path,
     files: &'d LogFiles,
-    expected: Expected,
+    expected: Expected<'d>,
     /// Which of `files.segments` is open.
     at: usize,
     segment: Option<SegmentReader<'d>>,
@@ -94,7 +96,7 @@ impl<'d> LogReader<'d> {
         disk: &'d dyn LogDisk,
         dir: &'d Path,
         files: &'d LogFiles,
-        expected: Expected,
+        expected: Expected<'d>,
         from: Position,
         decided_end: Option<Position>,
     ) -> Result<Self, LogError> {
@@ -193,7 +195,7 @@ impl<'d> LogReader<'d> {
         }
         self.position = frame.end();
         self.previous_crc = Some(frame.crc);
-        self.offset_bytes += frame_bytes(frame.payload.len()) as u64;
+        self.offset_bytes += frame_bytes(frame.stored_bytes) as u64;
         if let Some(next) = self.next_record.as_mut() {
             let mut stream = Stream { next, end: self.decided_end, partial: &mut self.partial };
             stream.feed(payload, damaged, each)?;
@@ -290,7 +292,7 @@ impl<'d> LogReader<'d> {
                     Ok(frame) => {
                         behind.durable = behind.durable.max(frame.header.durable);
                         behind.payload_bytes += frame.payload.len() as u64;
-                        frame_bytes(frame.payload.len()) as u64
+                        frame_bytes(frame.stored_bytes) as u64
                     }
                     Err(_) => BLOCK_BYTES as u64,
                 };
@@ -388,7 +390,7 @@ pub(super) fn find_segment(
     disk: &dyn LogDisk,
     dir: &Path,
     files: &LogFiles,
-    expected: &Expected,
+    expected: &Expected<'_>,
     from: Position,
 ) -> Result<Option<(usize, Position)>, LogError> {
     for (at, &index) in files.segments.iter().enumerate().rev() {

@@ -19,10 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::LogDisk;
+pub use super::error::RecoveryError;
 use super::files::{beyond_end, list};
 use super::reader::{Cut, Expected, LogError, LogFiles, LogReader};
 use super::record::Record;
 use super::resolve::{Decision, Parts, Reach};
+use super::sealing::{LogKeys, StartSeal};
 use super::segment::{SegmentIndex, segment_name};
 use super::start::{KeptBelow, LogEnd, START_FORMAT_VERSION, StartError, StartRecord, start_path};
 use crate::types::{LogId, Lsn, Position, ShardId, StartId, TxnId};
@@ -49,60 +51,6 @@ impl Coverage {
     pub(super) fn part(&self, log: LogId) -> Option<Part> {
         let part = self.parts.get(usize::from(log.shard.0));
         part.copied().filter(|_| log.start == self.start)
-    }
-}
-
-/// Why recovery stops.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoveryError {
-    /// A log cannot be read, is damaged, or does not continue the image.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A start record cannot be read.
-    #[error("{}: {source}", path.display())]
-    Start {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: StartError,
-    },
-    /// The record of a start that the image needs is not there.
-    #[error("the record of start {start} is missing")]
-    MissingStart {
-        /// The start.
-        start: StartId,
-    },
-    /// The image does not have one part for each shard of the start that took it.
-    #[error("the image of start {start} has {parts} parts, but its layout has {shards} shards")]
-    Layout {
-        /// The start.
-        start: StartId,
-        /// Shards of its layout.
-        shards: u16,
-        /// Parts of the image.
-        parts: usize,
-    },
-    /// The log directory belongs to another database.
-    #[error("start {start} belongs to another database")]
-    ForeignDatabase {
-        /// The start.
-        start: StartId,
-    },
-}
-
-impl RecoveryError {
-    /// Whether bytes are lost or wrong, rather than out of reach for now.
-    pub fn is_corruption(&self) -> bool {
-        !self.is_retryable()
-    }
-
-    /// Whether the same call can succeed later.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Log(error) => error.is_retryable(),
-            Self::Start { source, .. } => matches!(source, StartError::Io(_)),
-            _ => false,
-        }
     }
 }
 
@@ -145,7 +93,7 @@ pub struct Resolution {
 }
 
 /// What a new start adds to the decisions in its record.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NewStart {
     /// The data directory's database.
     pub database_id: u128,
@@ -157,6 +105,8 @@ pub struct NewStart {
     pub shards: u16,
     /// Its LSNs begin above this, if it is more than [`Resolution::max_lsn`].
     pub lsn_floor: Lsn,
+    /// What seals its log; `None` if nothing does.
+    pub seal: Option<StartSeal>,
 }
 
 /// What the reading of the undecided logs collects.
@@ -173,6 +123,7 @@ struct Scan {
 pub struct Recovery {
     pub(super) disk: Arc<dyn LogDisk>,
     pub(super) dir: PathBuf,
+    pub(super) keys: LogKeys,
     pub(super) starts: BTreeMap<StartId, StartRecord>,
     logs: BTreeMap<LogId, LogFiles>,
     /// What the first later start decided about each log.
@@ -186,13 +137,13 @@ impl Recovery {
     /// Reads the names and the start records of a log directory.
     ///
     /// # Errors
-    /// [`RecoveryError::Start`] for an unreadable record, [`RecoveryError::ForeignDatabase`] if two
-    /// do not agree, and those of the disk.
-    pub fn scan(disk: Arc<dyn LogDisk>, dir: &Path) -> Result<Self, RecoveryError> {
+    /// [`RecoveryError::Start`] for a record that is unreadable or does not fit the keys,
+    /// [`RecoveryError::ForeignDatabase`] if two do not agree, and those of the disk.
+    pub fn scan(disk: Arc<dyn LogDisk>, dir: &Path, keys: LogKeys) -> Result<Self, RecoveryError> {
         let listing = list(&*disk, dir)?;
         let mut starts = BTreeMap::new();
         for start in listing.starts {
-            let read = StartRecord::read(&*disk, dir, start);
+            let read = StartRecord::read(&*disk, dir, start, &keys);
             let path = start_path(dir, start);
             starts.insert(start, read.map_err(|source| RecoveryError::Start { path, source })?);
         }
@@ -210,6 +161,7 @@ impl Recovery {
         Ok(Self {
             disk,
             dir: dir.to_owned(),
+            keys,
             starts,
             logs,
             decided,
@@ -306,7 +258,7 @@ impl Recovery {
         assert!(start > self.last_start(), "decisions are made before they are written");
         let log_end =
             |log: &ResolvedLog| LogEnd { log: log.log, end: log.end, kept_below: log.kept_below };
-        let record = StartRecord {
+        let mut record = StartRecord {
             format_version: START_FORMAT_VERSION,
             start,
             database_id: new.database_id,
@@ -316,7 +268,11 @@ impl Recovery {
             lsn_floor: new.lsn_floor.max(resolution.max_lsn),
             ends: resolution.logs.iter().map(log_end).collect(),
             dropped: resolution.dropped.iter().copied().collect(),
+            sealing: None,
         };
+        if let Some(seal) = &new.seal {
+            record.seal(seal);
+        }
         record.write(&*self.disk, &self.dir).map_err(|source| RecoveryError::Start {
             path: start_path(&self.dir, start),
             source: StartError::Io(source),
@@ -335,7 +291,8 @@ impl Recovery {
         for &ResolvedLog { log, end, .. } in &self.resolution.logs {
             let record = self.starts.get(&log.start).expect("it was there to be resolved");
             let files = self.files(log);
-            let beyond = beyond_end(&*self.disk, &self.dir, &files, &expected_of(record), end)?;
+            let beyond =
+                beyond_end(&*self.disk, &self.dir, &files, &expected_of(record, &self.keys), end)?;
             leftovers.extend(beyond.iter().map(|&index| (log, index)));
             let needed = files.segments.len() - beyond.len();
             if let Some(files) = self.logs.get_mut(&log) {
@@ -378,7 +335,7 @@ impl Recovery {
         }
         let record = self.starts.get(&log.start).expect("a resolved log has its start's record");
         let files = self.files(log);
-        let expected = expected_of(record);
+        let expected = expected_of(record, &self.keys);
         let end = Some(resolved.end);
         let (disk, dir) = (&*self.disk, self.dir.as_path());
         let reader = LogReader::open(disk, dir, &files, expected, resolved.from, end)?;
@@ -420,7 +377,7 @@ impl Recovery {
         end: Position,
     ) -> Result<Position, LogError> {
         if end > part.position {
-            let (files, expected) = (self.files(log), expected_of(record));
+            let (files, expected) = (self.files(log), expected_of(record, &self.keys));
             LogReader::open(&*self.disk, &self.dir, &files, expected, part.position, Some(end))?;
         }
         Ok(end)
@@ -445,7 +402,8 @@ impl Recovery {
                 source,
             })?;
         }
-        let (disk, dir, expected) = (&*self.disk, self.dir.as_path(), expected_of(record));
+        let (disk, dir, expected) =
+            (&*self.disk, self.dir.as_path(), expected_of(record, &self.keys));
         let reader = LogReader::open(disk, dir, &files, expected, part.position, None)?;
         let scanned = reader.run::<LogError>(&mut |position, record| {
             run.max_lsn = run.max_lsn.max(record.lsn);
@@ -479,12 +437,9 @@ pub(super) fn logs_of(record: &StartRecord) -> impl Iterator<Item = LogId> + use
     (0..record.shards).map(move |shard| LogId { start, shard: ShardId(shard) })
 }
 
-pub(super) fn expected_of(record: &StartRecord) -> Expected {
-    Expected {
-        database_id: record.database_id,
-        history_id: record.history_id,
-        shards: record.shards,
-    }
+pub(super) fn expected_of<'k>(record: &StartRecord, keys: &'k LogKeys) -> Expected<'k> {
+    let &StartRecord { database_id, history_id, shards, .. } = record;
+    Expected { database_id, history_id, shards, keys }
 }
 
 pub(super) fn gap(log: LogId, needed: Position, end: Position) -> LogError {

@@ -9,7 +9,8 @@
 //!
 //! Life: [`prepare_segment`] takes a spare (or writes a new file of zeros), puts the new header
 //! into it and renames it; [`retire_segment`] renames it back into a spare, durably, so that an
-//! old name can never carry a new header.
+//! old name can never carry a new header. A sealed segment is never made from one that was plain:
+//! old frames would stay readable behind the new ones.
 
 use std::io;
 use std::path::Path;
@@ -17,6 +18,8 @@ use std::path::Path;
 use super::buffer::AlignedBuffer;
 use super::disk::LogDisk;
 use super::frame::BLOCK_BYTES;
+use super::sealing::SegmentSealing;
+use crate::seal::{KEY_ID_LIMIT_BYTES, SALT_BYTES, TAG_BYTES, WRAPPED_BYTES, WrappedKey};
 use crate::types::{LogId, ShardId, StartId};
 
 /// The number of a segment in its log, counted from 0.
@@ -40,15 +43,23 @@ pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// The smallest segment: a header and one block.
 pub const MIN_SEGMENT_BYTES: u64 = 2 * BLOCK_BYTES as u64;
-/// The version of header, frames and records that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 0;
+/// The version of header, frames and records that this code writes. It reads those from 1 to it.
+pub const FORMAT_VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"CUTWLOG\0";
-/// The checksum covers everything before it.
-const CRC_AT: usize = 80;
+const SEALED: u8 = 1;
+const SALT_AT: usize = 80;
+const KEY_ID_AT: usize = SALT_AT + SALT_BYTES;
+const WRAPPED_AT: usize = KEY_ID_AT + KEY_ID_LIMIT_BYTES;
+/// The tag covers everything before it.
+pub(super) const TAG_AT: usize = WRAPPED_AT + WRAPPED_BYTES;
+/// The checksum covers everything before it, in every version.
+const CRC_AT: usize = TAG_AT + TAG_BYTES;
+
+const _: () = assert!(CRC_AT == 252, "later versions are told by it");
 
 /// What a segment file says about itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The data directory's database.
     pub database_id: u128,
@@ -64,6 +75,8 @@ pub struct SegmentHeader {
     pub identity: SegmentIdentity,
     /// The size of the whole file, a multiple of the block.
     pub size_bytes: u64,
+    /// What its frames are sealed with; `None` if they are plain.
+    pub sealing: Option<SegmentSealing>,
 }
 
 /// Why a block is not a segment header.
@@ -84,6 +97,15 @@ impl SegmentHeader {
         out[0..8].copy_from_slice(&MAGIC);
         out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         out[12..14].copy_from_slice(&self.shards.to_le_bytes());
+        if let Some(SegmentSealing { wrapped, salt, tag }) = &self.sealing {
+            let key_id = wrapped.key_id.as_str().as_bytes();
+            out[14] = SEALED;
+            out[15] = key_id.len() as u8;
+            out[SALT_AT..KEY_ID_AT].copy_from_slice(salt);
+            out[KEY_ID_AT..KEY_ID_AT + key_id.len()].copy_from_slice(key_id);
+            out[WRAPPED_AT..TAG_AT].copy_from_slice(&wrapped.bytes);
+            out[TAG_AT..CRC_AT].copy_from_slice(tag);
+        }
         out[16..20].copy_from_slice(&self.log.start.0.to_le_bytes());
         out[20..22].copy_from_slice(&self.log.shard.0.to_le_bytes());
         out[24..32].copy_from_slice(&self.index.0.to_le_bytes());
@@ -107,7 +129,7 @@ impl SegmentHeader {
             return Err(HeaderError::Damaged);
         }
         let version = u32::from_le_bytes(take(&fields[8..])?);
-        if version != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&version) {
             return Err(HeaderError::Version(version));
         }
         Ok(Self {
@@ -121,8 +143,25 @@ impl SegmentHeader {
             index: SegmentIndex(u64::from_le_bytes(take(&fields[24..])?)),
             identity: SegmentIdentity(u64::from_le_bytes(take(&fields[32..])?)),
             size_bytes: u64::from_le_bytes(take(&fields[40..])?),
+            sealing: decode_sealing(fields)?,
         })
     }
+}
+
+fn decode_sealing(fields: &[u8; CRC_AT]) -> Result<Option<SegmentSealing>, HeaderError> {
+    let key_id_bytes = usize::from(fields[15]);
+    match (fields[14], key_id_bytes) {
+        (0, 0) => return Ok(None),
+        (SEALED, 1..=KEY_ID_LIMIT_BYTES) => {}
+        _ => return Err(HeaderError::Damaged),
+    }
+    let key_id = std::str::from_utf8(&fields[KEY_ID_AT..KEY_ID_AT + key_id_bytes]);
+    let key_id = key_id.ok().and_then(|id| id.parse().ok()).ok_or(HeaderError::Damaged)?;
+    Ok(Some(SegmentSealing {
+        wrapped: WrappedKey { key_id, bytes: take(&fields[WRAPPED_AT..])? },
+        salt: take(&fields[SALT_AT..])?,
+        tag: take(&fields[TAG_AT..])?,
+    }))
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Result<[u8; N], HeaderError> {
@@ -155,7 +194,8 @@ pub fn is_spare_name(name: &str) -> bool {
 }
 
 /// Makes the segment that `header` describes exist, durably and under its name, ready for frames.
-/// `spare` is the name of a file that may be used for it; one of another size is removed instead.
+/// `spare` is the name of a file that may be used for it; one of another size, or one that may hold
+/// plain frames where sealed ones are to come, is removed instead.
 ///
 /// # Errors
 /// Any of the disk; "no space left" leaves nothing that needs cleaning up but a spare.
@@ -167,7 +207,7 @@ pub fn prepare_segment(
 ) -> io::Result<()> {
     let fresh = dir.join(spare_name(header.log, header.index));
     let file = match spare.map(|name| dir.join(name)) {
-        Some(spare) if disk.size_bytes(&spare)? == header.size_bytes => spare,
+        Some(spare) if is_fit(disk, &spare, header)? => spare,
         other => {
             if let Some(unfit) = other {
                 disk.remove(&unfit)?;
@@ -178,6 +218,23 @@ pub fn prepare_segment(
     };
     disk.write_at(&file, 0, &header.encode())?;
     disk.rename(&file, &dir.join(segment_name(header.log, header.index)))
+}
+
+/// Whether a spare can become the segment that `header` describes.
+fn is_fit(disk: &dyn LogDisk, spare: &Path, header: &SegmentHeader) -> io::Result<bool> {
+    Ok(disk.size_bytes(spare)? == header.size_bytes
+        && (header.sealing.is_none() || was_sealed(disk, spare)?))
+}
+
+/// Whether nothing plain was ever written to a spare: it was a sealed segment, and those are made of
+/// zeros or of sealed ones. (A file of zeros counts as plain: a crash leaves one at most.)
+///
+/// # Errors
+/// Those of reading.
+pub fn was_sealed(disk: &dyn LogDisk, spare: &Path) -> io::Result<bool> {
+    let mut block = [0; SEGMENT_HEADER_BYTES];
+    let len = disk.read_at(spare, 0, &mut block)?;
+    Ok(SegmentHeader::decode(&block[..len]).is_ok_and(|found| found.sealing.is_some()))
 }
 
 /// Turns a released segment into a spare and returns its new name.
@@ -209,34 +266,71 @@ mod tests {
             index: SegmentIndex(5),
             identity: SegmentIdentity(0xDEAD_BEEF),
             size_bytes: 64 << 10,
+            sealing: None,
         }
+    }
+
+    fn sealed() -> SegmentHeader {
+        let key_id = "2026-11".parse().unwrap();
+        let wrapped = WrappedKey { key_id, bytes: [0x77; WRAPPED_BYTES] };
+        let sealing = SegmentSealing { wrapped, salt: [0x55; 32], tag: [0x99; 16] };
+        SegmentHeader { sealing: Some(sealing), ..sample() }
     }
 
     #[test]
     fn header_round_trip_and_every_flip() {
-        let block = sample().encode();
-        assert_eq!(SegmentHeader::decode(&block), Ok(sample()));
-        for at in 0..CRC_AT + 4 {
-            for bit in 0..8 {
-                let mut bytes = block.to_vec();
-                bytes[at] ^= 1 << bit;
-                assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Damaged));
+        for header in [sample(), sealed()] {
+            let block = header.encode();
+            assert_eq!(SegmentHeader::decode(&block), Ok(header));
+            for at in 0..CRC_AT + 4 {
+                for bit in 0..8 {
+                    let mut bytes = block.to_vec();
+                    bytes[at] ^= 1 << bit;
+                    assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Damaged));
+                }
+                assert_eq!(SegmentHeader::decode(&block[..at]), Err(HeaderError::Damaged));
             }
-            assert_eq!(SegmentHeader::decode(&block[..at]), Err(HeaderError::Damaged));
+        }
+    }
+
+    #[test]
+    fn another_version_is_named_and_a_half_sealed_header_is_none() {
+        let changed = |header: SegmentHeader, change: &dyn Fn(&mut [u8])| {
+            let mut block = header.encode().to_vec();
+            change(&mut block);
+            let crc = crc32c::crc32c(&block[..CRC_AT]);
+            block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+            SegmentHeader::decode(&block)
+        };
+        for version in [0, 2, 700] {
+            let found = changed(sample(), &|block| {
+                block[8..12].copy_from_slice(&u32::to_le_bytes(version));
+            });
+            assert_eq!(found, Err(HeaderError::Version(version)));
+        }
+        for (at, byte) in [(14, 0), (14, 2), (15, 0), (15, 65), (KEY_ID_AT, b'/')] {
+            let found = changed(sealed(), &|block| block[at] = byte);
+            assert_eq!(found, Err(HeaderError::Damaged), "{byte} at {at}");
         }
     }
 
     #[test]
     fn golden_header() {
-        let hex: String =
-            sample().encode()[..84].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(
-            hex,
-            "435554574c4f470000000000040000000c00000003000000\
-             0500000000000000efbeadde000000000000010000000000\
-             000102030405060708090a0b0c0d0e0f07000000000000000000000000000000\
-             6b73b3fb"
-        );
+        let hex = |header: &SegmentHeader| -> String {
+            header.encode()[..256].iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        let head = |sealing: &str| {
+            format!(
+                "435554574c4f4700010000000400{sealing}0c00000003000000\
+                 0500000000000000efbeadde000000000000010000000000\
+                 000102030405060708090a0b0c0d0e0f07000000000000000000000000000000"
+            )
+        };
+        assert_eq!(hex(&sample()), format!("{}{}9129828f", head("0000"), "00".repeat(172)));
+        let (salt, wrapped, tag) = ("55".repeat(32), "77".repeat(60), "99".repeat(16));
+        let key_id = format!("323032362d3131{}", "00".repeat(57));
+        let all = format!("{}{salt}{key_id}{wrapped}{tag}e33a6480", head("0107"));
+        assert_eq!(hex(&sealed()), all);
     }
 
     #[test]
@@ -260,10 +354,11 @@ mod tests {
         let first = sample();
         prepare_segment(&disk, dir, &first, None).unwrap();
         let spare = retire_segment(&disk, dir, first.log, first.index).unwrap();
-        let second = SegmentHeader { index: first.index.next(), ..first };
+        let second = SegmentHeader { index: first.index.next(), ..first.clone() };
         prepare_segment(&disk, dir, &second, Some(&spare)).unwrap();
         let spare = retire_segment(&disk, dir, second.log, second.index).unwrap();
-        let third = SegmentHeader { index: second.index.next(), size_bytes: 32 << 10, ..first };
+        let third =
+            SegmentHeader { index: second.index.next(), size_bytes: 32 << 10, ..first.clone() };
         prepare_segment(&disk, dir, &third, Some(&spare)).unwrap();
         let files = disk.list(dir).unwrap();
         assert_eq!(files.len(), 1);

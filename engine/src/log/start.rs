@@ -6,16 +6,22 @@
 //!
 //! The file `{start:06}.start` holds one MessagePack map with field names, then its CRC32C as four
 //! little-endian bytes.
+//!
+//! It holds nothing of users, so it is plain. But who could alter it could leave out a transaction,
+//! or the end of one shard's log: so with keys it is authenticated, by the data key of its start.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::disk::LogDisk;
+use super::sealing::{LogKeys, Refusal, StartIdentity, StartSeal};
+use crate::seal::WrappedKey;
 use crate::types::{LogId, Lsn, Position, StartId, TxnId};
 
-/// The version of the start record that this code reads and writes.
-pub const START_FORMAT_VERSION: u32 = 0;
+/// The version of the start record that this code writes. It reads those from 1 to it.
+pub const START_FORMAT_VERSION: u32 = 1;
 /// Larger files are refused unread. Room for a hundred thousand dropped transactions.
 const MAX_START_RECORD_BYTES: u64 = 16 * 1024 * 1024;
 const CRC_BYTES: usize = 4;
@@ -64,6 +70,19 @@ pub struct StartRecord {
     pub ends: Vec<LogEnd>,
     /// The transactions in those logs that do not count.
     pub dropped: Vec<TxnId>,
+    /// Of a start whose log is sealed.
+    pub sealing: Option<StartSealing>,
+}
+
+/// What authenticates the record of a start whose log is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartSealing {
+    /// The configured key that wraps the data key.
+    pub key_id: String,
+    /// The data key of the start.
+    pub wrapped_key: ByteBuf,
+    /// HMAC-SHA-256 of the record in which this is empty.
+    pub auth: ByteBuf,
 }
 
 /// Why a file is no start record.
@@ -78,6 +97,9 @@ pub enum StartError {
     /// Written by a version that this one does not read.
     #[error("start record version {0} is not supported")]
     Version(u32),
+    /// It does not fit the keys that are configured.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The disk refused.
     #[error("cannot access the start record: {0}")]
     Io(#[from] std::io::Error),
@@ -86,11 +108,48 @@ pub enum StartError {
 impl StartRecord {
     /// The whole file.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes =
-            rmp_serde::to_vec_named(self).expect("a map of integers and strings is encodable");
+        let mut bytes = self.map();
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
         bytes
+    }
+
+    fn map(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("a map of integers and strings is encodable")
+    }
+
+    /// What is authenticated.
+    fn body(&self) -> Vec<u8> {
+        let mut record = self.clone();
+        record.sealing.iter_mut().for_each(|sealing| sealing.auth.clear());
+        record.map()
+    }
+
+    /// Makes it that of a start whose log is sealed.
+    pub fn seal(&mut self, seal: &StartSeal) {
+        let WrappedKey { key_id, bytes } = seal.wrapped();
+        let (key_id, wrapped_key) = (key_id.to_string(), ByteBuf::from(*bytes));
+        self.sealing = Some(StartSealing { key_id, wrapped_key, auth: ByteBuf::new() });
+        let auth = seal.data_key().start_key().sign(&self.body());
+        self.sealing.iter_mut().for_each(|sealing| sealing.auth = ByteBuf::from(auth));
+    }
+
+    /// Checks that it is what was written, as far as keys can tell.
+    ///
+    /// # Errors
+    /// [`StartError::Refused`].
+    fn authenticate(&self, keys: &LogKeys) -> Result<(), StartError> {
+        let &Self { database_id, history_id, start, .. } = self;
+        let of = StartIdentity { database_id, history_id, start };
+        let Some(StartSealing { key_id, wrapped_key, auth }) = &self.sealing else {
+            return Ok(keys.open(of, None).map(drop)?);
+        };
+        let key_id = key_id.parse().map_err(Refusal::Key)?;
+        let wrapped = WrappedKey::new(key_id, wrapped_key).map_err(Refusal::Key)?;
+        match keys.open(of, Some(&wrapped))? {
+            Some(data_key) if data_key.start_key().verify(&self.body(), auth) => Ok(()),
+            _ => Err(Refusal::Altered.into()),
+        }
     }
 
     /// Reads a whole file.
@@ -108,7 +167,7 @@ impl StartRecord {
         }
         let content = |error: rmp_serde::decode::Error| StartError::Content(error.to_string());
         let version: Version = rmp_serde::from_slice(body).map_err(content)?;
-        if version.format_version != START_FORMAT_VERSION {
+        if !(1..=START_FORMAT_VERSION).contains(&version.format_version) {
             return Err(StartError::Version(version.format_version));
         }
         rmp_serde::from_slice(body).map_err(content)
@@ -122,16 +181,22 @@ impl StartRecord {
         disk.write_atomically(&start_path(dir, self.start), &self.encode())
     }
 
-    /// Reads that of one start.
+    /// Reads that of one start, which must fit the keys.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn read(disk: &dyn LogDisk, dir: &Path, start: StartId) -> Result<Self, StartError> {
+    pub fn read(
+        disk: &dyn LogDisk,
+        dir: &Path,
+        start: StartId,
+        keys: &LogKeys,
+    ) -> Result<Self, StartError> {
         let bytes = disk.read_file(&start_path(dir, start), MAX_START_RECORD_BYTES)?;
         let record = Self::decode(&bytes)?;
         if record.start != start {
             return Err(StartError::Content(format!("it is that of start {}", record.start)));
         }
+        record.authenticate(keys)?;
         Ok(record)
     }
 }
@@ -197,6 +262,7 @@ mod tests {
                 },
             ],
             dropped: vec![TxnId { lsn: Lsn(42), coordinator: log }],
+            sealing: None,
         }
     }
 
@@ -216,7 +282,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the golden file is no file of the log")]
     fn golden() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/start.v0");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/start.v1");
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(path, sample().encode()).unwrap();
         }
@@ -233,12 +299,12 @@ mod tests {
 
     #[test]
     fn a_renamed_record_is_refused() {
-        let (disk, dir) = (SimDisk::new(0), Path::new("log"));
+        let (disk, dir, keys) = (SimDisk::new(0), Path::new("log"), LogKeys::default());
         disk.create_dir(dir).unwrap();
         sample().write(&disk, dir).unwrap();
-        assert_eq!(StartRecord::read(&disk, dir, StartId(2)).unwrap(), sample());
+        assert_eq!(StartRecord::read(&disk, dir, StartId(2), &keys).unwrap(), sample());
         disk.rename(&start_path(dir, StartId(2)), &start_path(dir, StartId(3))).unwrap();
-        assert!(StartRecord::read(&disk, dir, StartId(3)).is_err());
+        assert!(StartRecord::read(&disk, dir, StartId(3), &keys).is_err());
         assert_eq!(parse_start_name("000003.start"), Some(StartId(3)));
         assert_eq!(parse_start_name("3.start"), None);
     }

@@ -19,12 +19,14 @@ use super::buffer::{AlignedBuffer, BufferPool};
 use super::durability::Durability;
 use super::frame::{
     BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, MAX_PAYLOAD_BYTES, encode_frame, frame_bytes,
+    stored_bytes,
 };
 use super::reader::LogFiles;
 use super::record;
 use super::segment::{MIN_SEGMENT_BYTES, SEGMENT_HEADER_BYTES, SegmentIdentity, SegmentIndex};
 use super::stream::Stream;
 use crate::entry::Op;
+use crate::seal::SealKey;
 use crate::types::{Fsync, LogId, Lsn, Position, TxnId};
 
 /// Commits in flight at once. Four use most of what a disk's queue gives (DESIGN §6).
@@ -109,7 +111,9 @@ pub struct LogWriter {
     segments: VecDeque<Segment>,
     /// Where in the current segment's file the next frame goes; the segment's size when it is full.
     offset_bytes: u64,
-    next_segment: Option<(SegmentIndex, SegmentIdentity)>,
+    /// Seals the frames of the current segment, if it is sealed.
+    key: Option<Box<SealKey>>,
+    next_segment: Option<(SegmentIndex, SegmentIdentity, Option<Box<SealKey>>)>,
     /// The next segment that has not been asked for yet.
     unasked: SegmentIndex,
     pool: BufferPool,
@@ -136,6 +140,7 @@ impl LogWriter {
             next_id: 0,
             segments: VecDeque::new(),
             offset_bytes: config.segment_bytes,
+            key: None,
             next_segment: None,
             unasked: SegmentIndex(0),
             pool: BufferPool::new(MAX_IN_FLIGHT),
@@ -262,16 +267,22 @@ impl LogWriter {
         self.need_segment().or_else(|| self.next_sync()).or_else(|| self.next_commit())
     }
 
-    /// A prepared segment: its header is durable and it has its name.
+    /// A prepared segment: its header is durable and it has its name. `key` seals its frames, if its
+    /// header says that they are sealed.
     ///
     /// # Panics
     /// If it is not the one that was asked for.
-    pub fn segment_ready(&mut self, index: SegmentIndex, identity: SegmentIdentity) {
+    pub fn segment_ready(
+        &mut self,
+        index: SegmentIndex,
+        identity: SegmentIdentity,
+        key: Option<Box<SealKey>>,
+    ) {
         assert!(
             index.next() == self.unasked && self.next_segment.is_none(),
             "segments become ready in the order in which they were asked for"
         );
-        self.next_segment = Some((index, identity));
+        self.next_segment = Some((index, identity, key));
     }
 
     /// A write completed. Completions may come in any order.
@@ -378,7 +389,8 @@ impl LogWriter {
         }
         let segment = *self.segments.back()?;
         let left = (self.config.segment_bytes - self.offset_bytes) as usize;
-        let payload_bytes = waiting.min(MAX_PAYLOAD_BYTES).min(left - FRAME_HEADER_BYTES);
+        let room = MAX_PAYLOAD_BYTES.min(left - FRAME_HEADER_BYTES);
+        let payload_bytes = waiting.min(room - stored_bytes(0, self.key.as_deref()));
         let start = self.stream.sent();
         let block = self.cut_frame(segment.identity, payload_bytes);
         let offset_bytes = self.offset_bytes;
@@ -395,7 +407,8 @@ impl LogWriter {
         if self.offset_bytes < self.config.segment_bytes {
             return true;
         }
-        let Some((index, identity)) = self.next_segment.take() else { return false };
+        let Some((index, identity, key)) = self.next_segment.take() else { return false };
+        self.key = key;
         self.segments.push_back(Segment { index, identity, start: self.stream.sent() });
         self.offset_bytes = SEGMENT_HEADER_BYTES as u64;
         true
@@ -411,8 +424,9 @@ impl LogWriter {
             previous_crc: self.previous_crc,
             first_record,
         };
-        let mut block = self.pool.take(frame_bytes(payload_bytes));
-        self.previous_crc = encode_frame(&mut block, &header, payload);
+        let key = self.key.as_deref();
+        let mut block = self.pool.take(frame_bytes(stored_bytes(payload_bytes, key)));
+        self.previous_crc = encode_frame(&mut block, &header, payload, key);
         self.claimed = header.durable;
         self.stream.cut(payload_bytes);
         block

@@ -22,6 +22,8 @@ pub const AUTH_BYTES: usize = 32;
 
 const OBJECT_INFO: &[u8] = b"cutwater object v1";
 const MANIFEST_INFO: &[u8] = b"cutwater manifest v1";
+const SEGMENT_INFO: &[u8] = b"cutwater log segment v1";
+const START_INFO: &[u8] = b"cutwater start record v1";
 
 /// The key of one snapshot, archive object or start of the log.
 #[derive(Clone)]
@@ -62,15 +64,29 @@ impl DataKey {
 
     /// The key of one object. `names` are what it belongs to, each of a fixed length but the last.
     pub fn object_key(&self, salt: &[u8; SALT_BYTES], names: &[&[u8]]) -> SealKey {
-        let mut info = Vec::with_capacity(1 + names.len());
-        info.push(OBJECT_INFO);
-        info.extend_from_slice(names);
-        SealKey::new(&self.derive(Some(salt), &info))
+        self.seal_key(OBJECT_INFO, salt, names)
+    }
+
+    /// The key of one use of a log segment. `names` are what it belongs to, each of a fixed length.
+    pub fn segment_key(&self, salt: &[u8; SALT_BYTES], names: &[&[u8]]) -> SealKey {
+        self.seal_key(SEGMENT_INFO, salt, names)
     }
 
     /// The key that authenticates the manifest.
     pub fn manifest_key(&self) -> ManifestKey {
         ManifestKey(self.derive(None, &[MANIFEST_INFO]))
+    }
+
+    /// The key that authenticates the record of a start.
+    pub fn start_key(&self) -> ManifestKey {
+        ManifestKey(self.derive(None, &[START_INFO]))
+    }
+
+    fn seal_key(&self, what: &[u8], salt: &[u8; SALT_BYTES], names: &[&[u8]]) -> SealKey {
+        let mut info = Vec::with_capacity(1 + names.len());
+        info.push(what);
+        info.extend_from_slice(names);
+        SealKey::new(&self.derive(Some(salt), &info))
     }
 
     fn derive(&self, salt: Option<&[u8]>, info: &[&[u8]]) -> Zeroizing<[u8; KEY_BYTES]> {

@@ -13,7 +13,7 @@ use super::SealError;
 /// Bytes of every key.
 pub const KEY_BYTES: usize = 32;
 /// The longest key id, inclusive.
-const KEY_ID_LIMIT_BYTES: usize = 64;
+pub const KEY_ID_LIMIT_BYTES: usize = 64;
 /// What a key file begins with.
 const KEY_FILE_PREFIX: &str = "cutwater-key-v1 ";
 

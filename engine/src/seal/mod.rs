@@ -26,7 +26,7 @@ pub use cipher::{NONCE_BYTES, SealKey, TAG_BYTES};
 pub use data_key::{
     AUTH_BYTES, DataKey, ManifestKey, SALT_BYTES, WRAPPED_BYTES, WrappedKey, digest,
 };
-pub use keyring::{KEY_BYTES, KeyId, Keyring, MasterKey};
+pub use keyring::{KEY_BYTES, KEY_ID_LIMIT_BYTES, KeyId, Keyring, MasterKey};
 pub use piece::{PIECE_BYTES, PieceOpener, PieceSealer, SEALED_PIECE_BYTES, sealed_length};
 
 /// Why something cannot be sealed or opened. Never holds a key.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cutwater_engine::log::{Coverage, FileDisk, LogError, LogRange, Part, RecoveryError, Running};
+use cutwater_engine::log::{
+    Coverage, FileDisk, LogError, LogKeys, LogRange, Part, RecoveryError, Running,
+};
 use cutwater_engine::types::{Lsn, Position, StartId};
 use cutwater_snapshot::archive::{Body, BodyBuilder, WalRecord};
 
@@ -48,11 +50,11 @@ pub fn whole_micros(lsn: Lsn) -> Lsn {
 /// # Errors
 /// As for [`LogRange::open`].
 pub fn backlog_bytes(
-    dir: &Path,
+    (dir, keys): (&Path, &LogKeys),
     coverage: Option<&Coverage>,
     running: &Running,
 ) -> Result<u64, RecoveryError> {
-    Ok(LogRange::open(Arc::new(FileDisk), dir, coverage, running)?.size_bytes())
+    Ok(LogRange::open(Arc::new(FileDisk), dir, keys, coverage, running)?.size_bytes())
 }
 
 /// Collects everything above `from` and at or below `up_to`; if that is more than `limit_bytes`,
@@ -62,13 +64,13 @@ pub fn backlog_bytes(
 /// # Errors
 /// As for [`LogRange::open`], and those of reading the logs.
 pub fn collect(
-    dir: &Path,
+    (dir, keys): (&Path, &LogKeys),
     coverage: Option<&Coverage>,
     running: &Running,
     (from, up_to): (Lsn, Lsn),
     limit_bytes: usize,
 ) -> Result<Batch, RecoveryError> {
-    let range = LogRange::open(Arc::new(FileDisk), dir, coverage, running)?;
+    let range = LogRange::open(Arc::new(FileDisk), dir, keys, coverage, running)?;
     match try_collect(&range, (from, up_to), limit_bytes) {
         Ok(batch) => return Ok(batch),
         Err(Stop::Log(error)) => return Err(error.into()),
@@ -125,12 +127,12 @@ fn fitting(
 /// # Errors
 /// As for [`collect`].
 pub fn skip(
-    dir: &Path,
+    (dir, keys): (&Path, &LogKeys),
     coverage: Option<&Coverage>,
     running: &Running,
     to: Lsn,
 ) -> Result<Coverage, RecoveryError> {
-    let range = LogRange::open(Arc::new(FileDisk), dir, coverage, running)?;
+    let range = LogRange::open(Arc::new(FileDisk), dir, keys, coverage, running)?;
     match try_collect(&range, (to, to), 0) {
         Ok(batch) => Ok(batch.coverage),
         Err(Stop::Log(error)) => Err(error.into()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::log_dir;
-use cutwater_engine::log::{Coverage, LogError, RecoveryError, Running};
+use cutwater_engine::log::{Coverage, LogError, LogKeys, RecoveryError, Running};
 use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::header::RAW_LIMIT_BYTES;
 use cutwater_snapshot::archive::{
@@ -222,10 +222,10 @@ impl Task {
         // All at once if it is little, else up to the first mark: no log is then read beyond it.
         let is_little = self.backlog_bytes(&last.running).await? <= OBJECT_BYTES as u64;
         let mark = if is_little { last } else { first }.clone();
-        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let (dir, keys, coverage) = self.place();
         let span = (self.cursor.to, mark.to);
         let Batch { body, to, coverage } = blocking(move || {
-            batch::collect(&dir, coverage.as_ref(), &mark.running, span, OBJECT_BYTES)
+            batch::collect((&dir, &keys), coverage.as_ref(), &mark.running, span, OBJECT_BYTES)
         })
         .await??;
         if body.records > 0 {
@@ -274,14 +274,18 @@ impl Task {
         Ok(())
     }
 
-    fn log_dir(&self) -> PathBuf {
-        log_dir(self.setup.file.data_dir())
+    /// Where the log is, what opens it, and what of it the archive has.
+    fn place(&self) -> (PathBuf, LogKeys, Option<Coverage>) {
+        let setup = &self.setup;
+        let keys = setup.engine.log_keys().clone();
+        (log_dir(setup.file.data_dir()), keys, self.cursor.coverage.clone())
     }
 
     async fn backlog_bytes(&self, running: &Running) -> Result<u64, Problem> {
-        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let (dir, keys, coverage) = self.place();
         let running = running.clone();
-        Ok(blocking(move || batch::backlog_bytes(&dir, coverage.as_ref(), &running)).await??)
+        let measure = move || batch::backlog_bytes((&dir, &keys), coverage.as_ref(), &running);
+        Ok(blocking(measure).await??)
     }
 
     /// Publishes how it went; gives up what cannot be archived any more.
@@ -330,10 +334,10 @@ impl Task {
     /// Goes on at the newest mark.
     async fn give_up_backlog(&mut self) -> Result<(), Problem> {
         let Some(mark) = self.marks.back().cloned() else { return Ok(()) };
-        let (dir, coverage) = (self.log_dir(), self.cursor.coverage.clone());
+        let (dir, keys, coverage) = self.place();
         let to = mark.to;
-        let coverage =
-            blocking(move || batch::skip(&dir, coverage.as_ref(), &mark.running, to)).await??;
+        let skip = move || batch::skip((&dir, &keys), coverage.as_ref(), &mark.running, to);
+        let coverage = blocking(skip).await??;
         self.go_on_at(to, coverage).await?;
         self.marks.clear();
         Ok(())

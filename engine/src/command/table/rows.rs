@@ -209,8 +209,11 @@ pub enum CommandId {
     SnapshotCancel,
     /// `SNAPSHOT REKEY`
     SnapshotRekey,
+    /// `SNAPSHOT PIN`
     SnapshotPin,
+    /// `SNAPSHOT UNPIN`
     SnapshotUnpin,
+    /// `SNAPSHOT PRUNE`
     SnapshotPrune,
     /// `SNAPSHOT STATUS`
     SnapshotStatus,

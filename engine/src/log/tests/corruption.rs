@@ -1,8 +1,10 @@
 //! Damage: every byte once, lost, misplaced and torn writes, missing and foreign files.
 
 use super::rig::{
-    Appended, BLOCK, Shell, contents, dir, first_start, log, lsns, recover, replay, whole,
+    Appended, BLOCK, Shell, contents, dir, first_start, keys, log, lsns, next_start_with, recover,
+    recover_with, replay, whole,
 };
+use crate::log::LogKeys;
 use crate::log::disk::LogDisk;
 use crate::log::error::{Fault, LogError};
 use crate::log::frame::{FRAME_HEADER_BYTES, FrameFault, RawFrame};
@@ -16,7 +18,14 @@ fn shell(segment_bytes: u64) -> Shell {
 }
 
 fn recovered(disk: &SimDisk) -> Result<(Recovery, Vec<Appended>), RecoveryError> {
-    let recovery = recover(disk, None)?;
+    recovered_with(disk, &LogKeys::default())
+}
+
+fn recovered_with(
+    disk: &SimDisk,
+    keys: &LogKeys,
+) -> Result<(Recovery, Vec<Appended>), RecoveryError> {
+    let recovery = recover_with(disk, None, keys)?;
     let records = replay(&recovery, log(1, 0))?;
     Ok((recovery, records))
 }
@@ -25,11 +34,11 @@ fn recovered(disk: &SimDisk) -> Result<(Recovery, Vec<Appended>), RecoveryError>
 /// told from an unfinished commit.
 fn checked(bytes: &[u8], durable: u64) -> Vec<Option<bool>> {
     let mut map = vec![None; bytes.len()];
-    map[..84].fill(Some(true));
+    map[..256].fill(Some(true));
     let mut offset = BLOCK as usize;
     while let Ok(raw) = RawFrame::parse(&bytes[offset..]) {
-        let frame = raw.verify(&bytes[offset..]).unwrap();
-        let end = offset + FRAME_HEADER_BYTES + frame.payload.len();
+        let frame = raw.verify(&bytes[offset..]).unwrap().plain();
+        let end = offset + FRAME_HEADER_BYTES + frame.stored_bytes;
         map[offset..end].fill(Some(frame.header.position.0 < durable));
         offset += raw.frame_bytes();
         if offset >= bytes.len() {
@@ -41,7 +50,17 @@ fn checked(bytes: &[u8], durable: u64) -> Vec<Option<bool>> {
 
 #[test]
 fn every_byte_once() {
-    let mut shell = shell(10 * BLOCK);
+    every_byte_once_with(&LogKeys::default());
+}
+
+#[test]
+fn every_byte_once_of_a_sealed_segment() {
+    every_byte_once_with(&keys(&[("k", 7)]));
+}
+
+fn every_byte_once_with(keys: &LogKeys) {
+    let disk = SimDisk::new(1);
+    let mut shell = next_start_with(&disk, None, 1, 10 * BLOCK, Fsync::Always, keys).remove(0);
     shell.put(1, 20);
     shell.settle();
     let id = TxnId { lsn: Lsn(2), coordinator: log(1, 0) };
@@ -58,7 +77,7 @@ fn every_byte_once() {
     for (at, checked) in checked.into_iter().enumerate() {
         let mask = 1 << (at % 8);
         shell.disk.corrupt(&path, |bytes| bytes[at] ^= mask);
-        match (recovered(&shell.disk), checked) {
+        match (recovered_with(&shell.disk, keys), checked) {
             (Ok((_, records)), None) => assert_eq!(records, all, "padding, byte {at}"),
             (Ok((_, records)), Some(must_fail)) => {
                 assert!(!must_fail, "byte {at} was durable");
@@ -205,6 +224,7 @@ fn another_database_is_refused() {
         created_at_us: 0,
         shards: 1,
         lsn_floor: Lsn(0),
+        seal: None,
     };
     assert!(matches!(
         recovery.write_start_record(&new),

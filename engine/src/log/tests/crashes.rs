@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rig::{
-    Appended, BLOCK, Rng, Shell, begin, contents, dir, first_start, log, recover, replay,
+    Appended, BLOCK, Rng, Shell, begin, contents, dir, first_start, keys, log, recover,
+    recover_with, replay,
 };
+use crate::log::LogKeys;
 use crate::log::disk::LogDisk;
 use crate::log::recovery::{Coverage, Part, RecoveryError};
 use crate::log::sim_disk::SimDisk;
@@ -83,13 +85,13 @@ fn step(rng: &mut Rng, shell: &mut Shell) -> std::io::Result<()> {
 }
 
 /// Recovers, crashing in the middle a few times, and begins the next start.
-fn recover_through_crashes(rng: &mut Rng, disk: &SimDisk, shards: u16) -> StartId {
+fn recover_through_crashes(rng: &mut Rng, disk: &SimDisk, shards: u16, keys: &LogKeys) -> StartId {
     let mut decided = None;
     loop {
         if rng.below(2) == 0 {
             disk.fail_after(rng.below(12));
         }
-        let result = recover(disk, None).and_then(|recovery| {
+        let result = recover_with(disk, None, keys).and_then(|recovery| {
             let resolution = recovery.resolution().clone();
             let previous = decided.get_or_insert_with(|| resolution.clone());
             assert_eq!(
@@ -107,7 +109,7 @@ fn recover_through_crashes(rng: &mut Rng, disk: &SimDisk, shards: u16) -> StartI
             }
         }
         // The record may have been written although its writer was told that it failed.
-        if let Ok(recovery) = recover(disk, None)
+        if let Ok(recovery) = recover_with(disk, None, keys)
             && decided.as_ref().is_some_and(|d| d.next_start < recovery.resolution().next_start)
         {
             decided = None;
@@ -116,7 +118,7 @@ fn recover_through_crashes(rng: &mut Rng, disk: &SimDisk, shards: u16) -> StartI
 }
 
 fn check(seed: u64, disk: &SimDisk, before: &[Before], txns: &Txns) {
-    let recovery = recover(disk, None).unwrap();
+    let recovery = recover_with(disk, None, &keys_of(seed)).unwrap();
     let resolution = recovery.resolution();
     let ends: BTreeMap<_, _> =
         resolution.logs.iter().map(|resolved| (resolved.log, resolved.end)).collect();
@@ -170,7 +172,8 @@ fn check_with_image(seed: u64, disk: &SimDisk, before: &[Before], start: StartId
         Part { watermark, position: covered.map_or(Position(0), |record| record.end) }
     };
     let image = Coverage { start, parts: logs.iter().map(part).collect() };
-    let (all, rest) = (recover(disk, None).unwrap(), recover(disk, Some(&image)).unwrap());
+    let recovered = |image| recover_with(disk, image, &keys_of(seed)).unwrap();
+    let (all, rest) = (recovered(None), recovered(Some(&image)));
     for Before { log, .. } in logs {
         let mut expected = replay(&all, *log).unwrap();
         expected.retain(|record| record.lsn > watermark);
@@ -182,18 +185,25 @@ fn is_relaxed(seed: u64) -> bool {
     seed.is_multiple_of(3)
 }
 
+/// A third of the seeds is sealed.
+fn keys_of(seed: u64) -> LogKeys {
+    if seed % 3 == 1 { keys(&[("k", 7)]) } else { LogKeys::default() }
+}
+
 fn simulate(seed: u64) {
     let mut rng = Rng(seed);
     let disk = SimDisk::new(seed);
     disk.create_dir(&dir()).unwrap();
     let fsync = if is_relaxed(seed) { Fsync::Everysec } else { Fsync::Always };
-    let segment_bytes = (2 + rng.below(8)) * BLOCK;
+    let (segment_bytes, keys) = ((2 + rng.below(8)) * BLOCK, keys_of(seed));
     let (mut lsn, mut txns, mut before) = (0, Txns::new(), Vec::new());
     for _ in 0..3 {
         let shards = 1 + rng.below(3) as u16;
-        let start = recover_through_crashes(&mut rng, &disk, shards);
+        let start = recover_through_crashes(&mut rng, &disk, shards, &keys);
         disk.crash();
-        let new = |shard| Shell::new(&disk, log(start.0, shard), shards, segment_bytes, fsync);
+        let new = |shard| {
+            Shell::new(&disk, log(start.0, shard), shards, segment_bytes, fsync).sealed(&keys)
+        };
         let mut shells: Vec<_> = (0..shards).map(new).collect();
         if rng.below(2) == 0 {
             disk.fail_after(rng.below(120));

@@ -10,7 +10,7 @@ use crate::log::disk::LogDisk;
 use crate::log::follow::{LogRange, Running};
 use crate::log::recovery::{Coverage, Part, RecoveryError};
 use crate::log::sim_disk::SimDisk;
-use crate::log::{LogError, ResolvedLog};
+use crate::log::{LogError, LogKeys, ResolvedLog};
 use crate::types::{Fsync, LogId, Lsn, Position, StartId, TxnId};
 
 const ALL: Lsn = Lsn(u64::MAX);
@@ -25,7 +25,7 @@ fn open(
     from: Option<&Coverage>,
     running: &Running,
 ) -> Result<LogRange, RecoveryError> {
-    LogRange::open(Arc::new(disk.clone()), &dir(), from, running)
+    LogRange::open(Arc::new(disk.clone()), &dir(), &LogKeys::default(), from, running)
 }
 
 fn read(range: &LogRange, log: LogId, above: Lsn, up_to: Lsn) -> (Vec<Appended>, Position) {

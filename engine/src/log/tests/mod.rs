@@ -6,4 +6,5 @@ mod follow;
 mod real_files;
 mod recovery;
 mod rig;
+mod sealed;
 mod writer;

@@ -8,7 +8,7 @@ use super::rig::{log, op_bytes};
 use crate::entry::Op;
 use crate::log::segment::{prepare_segment, segment_name};
 use crate::log::{
-    FileDisk, LogDisk, LogEffect, LogError, LogWriter, NewStart, Recovery, SegmentHeader,
+    FileDisk, LogDisk, LogEffect, LogError, LogKeys, LogWriter, NewStart, Recovery, SegmentHeader,
     SegmentIdentity, WriterConfig,
 };
 use crate::types::{Fsync, Lsn};
@@ -18,10 +18,16 @@ fn a_log_in_a_folder_comes_back() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("log");
     FileDisk.create_dir(&dir).unwrap();
-    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir).unwrap();
+    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir, LogKeys::default()).unwrap();
     recovery.resolve(None).unwrap();
-    let new =
-        NewStart { database_id: 1, history_id: 2, created_at_us: 3, shards: 1, lsn_floor: Lsn(0) };
+    let new = NewStart {
+        database_id: 1,
+        history_id: 2,
+        created_at_us: 3,
+        shards: 1,
+        lsn_floor: Lsn(0),
+        seal: None,
+    };
     assert_eq!(recovery.write_start_record(&new).unwrap().start.0, 1);
 
     let segment_bytes = 64 * 1024;
@@ -47,11 +53,12 @@ fn a_log_in_a_folder_comes_back() {
                         index,
                         identity,
                         size_bytes: segment_bytes,
+                        sealing: None,
                     };
                     prepare_segment(&FileDisk, &dir, &header, None).unwrap();
                     let path = dir.join(segment_name(log(1, 0), index));
                     files.insert(index, FileDisk.open_for_frames(&path, true).unwrap().file);
-                    writer.segment_ready(index, identity);
+                    writer.segment_ready(index, identity, None);
                 }
                 LogEffect::Write { id, segment, offset_bytes, block, .. } => {
                     files[&segment].write_all_at(&block, offset_bytes).unwrap();
@@ -63,7 +70,7 @@ fn a_log_in_a_folder_comes_back() {
         assert_eq!(writer.durable(), writer.tail());
     }
 
-    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir).unwrap();
+    let mut recovery = Recovery::scan(Arc::new(FileDisk), &dir, LogKeys::default()).unwrap();
     assert_eq!(recovery.resolve(None).unwrap().max_lsn, Lsn(20));
     let mut next = 1;
     let replayed = recovery.replay::<LogError>(log(1, 0), Lsn::ZERO, &mut |record| {

@@ -1,5 +1,7 @@
 //! Recovery over whole directories: transactions, images, several starts, repeated crashes.
 
+use std::sync::Arc;
+
 use super::rig::{
     BLOCK, Shell, begin, contents, dir, first_start, log, lsns, next_start, recover, replay,
 };
@@ -8,7 +10,7 @@ use crate::log::files::obsolete_files;
 use crate::log::recovery::{Coverage, Part, Recovery, RecoveryError};
 use crate::log::sim_disk::SimDisk;
 use crate::log::start::StartRecord;
-use crate::log::{LogError, segment};
+use crate::log::{LogError, LogKeys, segment};
 use crate::types::{Fsync, LogId, Lsn, Position, StartId, TxnId};
 
 fn shells(shards: u16) -> (SimDisk, Vec<Shell>) {
@@ -123,7 +125,8 @@ fn an_incomplete_relaxed_one_cuts_nothing_that_a_published_snapshot_has() {
         let all = (vec![1, 12], vec![2, 12]);
         let behind = (above(watermarks.0), above(watermarks.1));
         let kept = |image: Option<&Coverage>| {
-            let mut recovery = Recovery::scan(std::sync::Arc::new(disk.clone()), &dir()).unwrap();
+            let keys = LogKeys::default();
+            let mut recovery = Recovery::scan(Arc::new(disk.clone()), &dir(), keys).unwrap();
             // Known from its manifest, also if it cannot be loaded.
             recovery.keep(Lsn(15));
             recovery.resolve(image).unwrap();
@@ -191,7 +194,7 @@ fn decisions_are_final_once_written() {
     assert_eq!(later.resolution().next_start, StartId(3));
     assert_eq!(later.resolution().logs.len(), 5);
     begin(&later, 1).unwrap();
-    let record = StartRecord::read(&disk, &dir(), StartId(3)).unwrap();
+    let record = StartRecord::read(&disk, &dir(), StartId(3), &LogKeys::default()).unwrap();
     assert_eq!(record.dropped, [id(11)], "handed on");
 }
 
@@ -304,7 +307,8 @@ fn obsolete_files_are_those_that_no_checkpoint_needs() {
         positions.push(shells[0].appended[4].end);
     }
     let older = image(2, &[(204, positions[1])]);
-    let names = obsolete_files(&disk, &dir(), &older, StartId(3)).unwrap();
+    let keys = LogKeys::default();
+    let names = obsolete_files(&disk, &dir(), &keys, &older, StartId(3)).unwrap();
     assert_eq!(
         names,
         [
@@ -322,8 +326,8 @@ fn obsolete_files_are_those_that_no_checkpoint_needs() {
         assert_eq!(lsns(&recovery, log(2, 0)), [205, 206, 207, 208]);
         assert_eq!(lsns(&recovery, log(3, 0)).len(), 9);
     }
-    assert_eq!(obsolete_files(&disk, &dir(), &older, StartId(3)).unwrap(), [""; 0]);
+    assert_eq!(obsolete_files(&disk, &dir(), &keys, &older, StartId(3)).unwrap(), [""; 0]);
     let running = image(3, &[(304, positions[2])]);
-    let names = obsolete_files(&disk, &dir(), &running, StartId(3)).unwrap();
+    let names = obsolete_files(&disk, &dir(), &keys, &running, StartId(3)).unwrap();
     assert!(names.iter().all(|name| name.starts_with("000002")), "{names:?}");
 }

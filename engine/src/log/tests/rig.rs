@@ -11,7 +11,8 @@ use crate::log::recovery::{NewStart, Recovery, RecoveryError};
 use crate::log::segment::{SegmentHeader, SegmentIdentity, SegmentIndex, prepare_segment};
 use crate::log::sim_disk::{SimDisk, WriteOp};
 use crate::log::writer::{LogEffect, LogWriter, SyncId, WriteId, WriterConfig};
-use crate::log::{AlignedBuffer, Coverage, LogError, segment};
+use crate::log::{AlignedBuffer, Coverage, LogError, LogKeys, StartIdentity, StartSeal, segment};
+use crate::seal::{Keyring, MasterKey};
 use crate::types::{DbIndex, Fsync, LogId, Lsn, Position, ShardId, StartId, TxnId};
 
 pub(super) const BLOCK: u64 = 4096;
@@ -78,6 +79,7 @@ pub(super) struct Shell {
     pub(super) wanted: Option<SegmentIndex>,
     pub(super) spares: Vec<String>,
     template: SegmentHeader,
+    seal: Option<StartSeal>,
 }
 
 impl Shell {
@@ -99,6 +101,7 @@ impl Shell {
             index: SegmentIndex(0),
             identity: SegmentIdentity(0),
             size_bytes: segment_bytes,
+            sealing: None,
         };
         Self {
             disk: disk.clone(),
@@ -109,7 +112,14 @@ impl Shell {
             wanted: None,
             spares: Vec::new(),
             template,
+            seal: None,
         }
+    }
+
+    /// The same, sealed under these keys.
+    pub(super) fn sealed(mut self, keys: &LogKeys) -> Self {
+        self.seal = start_seal(keys, self.template.log.start);
+        self
     }
 
     pub(super) fn path(&self, index: u64) -> PathBuf {
@@ -160,11 +170,13 @@ impl Shell {
             let log = self.template.log;
             let unique = index.0 + 1000 * u64::from(log.start.0) + 100 * u64::from(log.shard.0);
             let identity = SegmentIdentity(unique.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let header = SegmentHeader { index, identity, ..self.template };
+            let mut header = SegmentHeader { index, identity, ..self.template.clone() };
+            let salt = [unique as u8; 32];
+            let key = self.seal.as_ref().map(|seal| seal.seal_segment(&mut header, salt));
             let spare = self.spares.pop();
             prepare_segment(&self.disk, &dir(), &header, spare.as_deref())?;
             self.wanted = None;
-            self.writer.segment_ready(index, identity);
+            self.writer.segment_ready(index, identity, key.map(Box::new));
         }
         Ok(())
     }
@@ -201,16 +213,49 @@ impl Shell {
     }
 }
 
+/// Keys of these ids, each with 32 times its byte; the first is active.
+pub(super) fn keys(ids: &[(&str, u8)]) -> LogKeys {
+    let keys = ids.iter().map(|(id, fill)| (id.parse().unwrap(), MasterKey::new([*fill; 32])));
+    LogKeys::strict(Keyring::new(keys.collect()).unwrap())
+}
+
+/// What seals a start under the active key, if there is one; not random at all.
+pub(super) fn start_seal(keys: &LogKeys, start: StartId) -> Option<StartSeal> {
+    let of = StartIdentity { database_id: 1, history_id: 2, start };
+    let mut next = start.0 as u8;
+    let random = &mut |bytes: &mut [u8]| {
+        next = next.wrapping_add(100);
+        bytes.fill(next);
+        Ok(())
+    };
+    StartSeal::new(keys, of, random).unwrap()
+}
+
 /// Opens recovery on a disk and resolves it.
 pub(super) fn recover(disk: &SimDisk, image: Option<&Coverage>) -> Result<Recovery, RecoveryError> {
-    let mut recovery = Recovery::scan(Arc::new(disk.clone()), &dir())?;
+    recover_with(disk, image, &LogKeys::default())
+}
+
+pub(super) fn recover_with(
+    disk: &SimDisk,
+    image: Option<&Coverage>,
+    keys: &LogKeys,
+) -> Result<Recovery, RecoveryError> {
+    let mut recovery = Recovery::scan(Arc::new(disk.clone()), &dir(), keys.clone())?;
     recovery.resolve(image)?;
     Ok(recovery)
 }
 
 pub(super) fn begin(recovery: &Recovery, shards: u16) -> Result<StartId, RecoveryError> {
-    let new =
-        NewStart { database_id: 1, history_id: 2, created_at_us: 3, shards, lsn_floor: Lsn(0) };
+    let seal = start_seal(&recovery.keys, recovery.resolution().next_start);
+    let new = NewStart {
+        database_id: 1,
+        history_id: 2,
+        created_at_us: 3,
+        shards,
+        lsn_floor: Lsn(0),
+        seal,
+    };
     Ok(recovery.write_start_record(&new)?.start)
 }
 
@@ -233,8 +278,22 @@ pub(super) fn next_start(
     segment_bytes: u64,
     fsync: Fsync,
 ) -> Vec<Shell> {
-    let start = begin(&recover(disk, image).unwrap(), shards).unwrap();
-    let shell = |shard| Shell::new(disk, log(start.0, shard), shards, segment_bytes, fsync);
+    next_start_with(disk, image, shards, segment_bytes, fsync, &LogKeys::default())
+}
+
+/// A further start under these keys, with its writers.
+pub(super) fn next_start_with(
+    disk: &SimDisk,
+    image: Option<&Coverage>,
+    shards: u16,
+    segment_bytes: u64,
+    fsync: Fsync,
+    keys: &LogKeys,
+) -> Vec<Shell> {
+    disk.create_dir(&dir()).unwrap();
+    let start = begin(&recover_with(disk, image, keys).unwrap(), shards).unwrap();
+    let shell =
+        |shard| Shell::new(disk, log(start.0, shard), shards, segment_bytes, fsync).sealed(keys);
     (0..shards).map(shell).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The writer: what it asks for, in which order, and what it calls durable.
 
 use super::rig::{BLOCK, Shell, contents, first_start, log, lsns, recover, replay, whole};
+use crate::log::LogKeys;
 use crate::log::disk::LogDisk;
 use crate::log::reader::{Expected, LogError, LogReader};
 use crate::log::segment::{SegmentIdentity, SegmentIndex, retire_segment};
@@ -315,7 +316,8 @@ fn a_running_log_can_be_read_up_to_what_is_durable() {
     shell.complete(0).unwrap();
     assert!(shell.writer.durable() > first);
     let (files, dir) = (shell.writer.files(), super::rig::dir());
-    let expected = Expected { database_id: 1, history_id: 2, shards: 1 };
+    let keys = &LogKeys::default();
+    let expected = Expected { database_id: 1, history_id: 2, shards: 1, keys };
     let until = Some(shell.writer.durable());
     let open = |from| LogReader::open(&shell.disk, &dir, &files, expected, from, until).unwrap();
     let mut found = Vec::new();
@@ -338,7 +340,7 @@ fn the_first_segment_comes_first() {
     let mut writer = LogWriter::new(config);
     assert!(matches!(writer.next_write(), Some(LogEffect::NeedSegment { index: SegmentIndex(0) })));
     assert!(writer.next_write().is_none());
-    writer.segment_ready(SegmentIndex(0), SegmentIdentity(5));
+    writer.segment_ready(SegmentIndex(0), SegmentIdentity(5), None);
     assert!(writer.next_write().is_none());
 }
 
@@ -357,7 +359,7 @@ fn golden_segment() {
     assert!(shell.writer.idle_marker(Lsn(4)));
     shell.settle();
     let bytes = whole(&shell.path(0), &shell.disk);
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/segment.v0");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/segment.v1");
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(path, &bytes).unwrap();
     }

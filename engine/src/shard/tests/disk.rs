@@ -86,7 +86,7 @@ impl TestCluster {
             busy = true;
             core.journal().set_out_of_space(false);
             writer = core.journal().writer().expect("it has not gone");
-            writer.segment_ready(index, SegmentIdentity(index.0 + 1));
+            writer.segment_ready(index, SegmentIdentity(index.0 + 1), None);
         }
         if !disk.held && !disk.writes.is_empty() {
             busy = true;
