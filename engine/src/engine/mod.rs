@@ -103,9 +103,8 @@ impl Engine {
         open::open(config)
     }
 
-    /// Whether an open could fail because the keys do not fit the log; reads only what each start
-    /// says of itself, changes nothing, and leaves every other error to [`Engine::open`]. The caller
-    /// holds the directory's lock.
+    /// Fails as [`Engine::open`] would if the keys do not fit the log, and changes nothing: for a
+    /// caller that writes elsewhere before it opens. Other errors are left to the open.
     ///
     /// # Errors
     /// [`OpenError::Recovery`] with a [`refusal`](crate::log::RecoveryError::refusal).
