@@ -123,9 +123,9 @@ async fn live(
         from = to;
     }
     let mut claimant = fence.lock().await;
-    set_pin(&*store, second.id(), Some(7)).await?;
+    pin(&claimant, &second, Some(7)).await?;
     retain(&store, &mut claimant, 3).await?;
-    set_pin(&*store, second.id(), None).await?;
+    pin(&claimant, &second, None).await?;
     let removal = Removal {
         snapshots: vec![(second.name(), second.snapshot_uuid())],
         log: Vec::new(),
@@ -149,7 +149,21 @@ async fn upload(claimant: &mut Claimant, begin: u64, n: u8) -> Result<Manifest, 
     Upload { from, to, manifest, keys, name, parent: None, throttle, done_bytes }.run().await
 }
 
-/// The newest two stay, and what they need.
+/// Pins as a server does: a snapshot that is gone may be gone because another writer is there.
+async fn pin(
+    claimant: &Claimant,
+    manifest: &Manifest,
+    at_us: Option<u64>,
+) -> Result<(), SnapshotError> {
+    claimant.check().await?;
+    let pinned = set_pin(&**claimant.store(), manifest.id(), at_us).await;
+    if pinned.is_err() {
+        claimant.check().await?;
+    }
+    pinned.map(drop)
+}
+
+/// The newest so many stay, and what they need.
 async fn retain(
     store: &Arc<dyn ObjectStore>,
     claimant: &mut Claimant,

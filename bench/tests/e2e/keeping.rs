@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use cutwater_bench::client::Client;
 use cutwater_bench::moments::stage::{Setting, Stage};
+use cutwater_bench::process::ServerProcess;
 use cutwater_bench::server::{self, ServerOptions};
 
 use crate::support::{assert_filled, fill, refused, start_error};
@@ -45,6 +46,15 @@ fn log(store: &Path) -> Vec<u64> {
         names.filter_map(|name| name.to_string_lossy().parse().ok()).collect();
     numbers.sort_unstable();
     numbers
+}
+
+/// Takes a snapshot, when none that is due by itself is being taken.
+fn create(server: &ServerProcess) {
+    wait("a snapshot", || match server::create_snapshot(server) {
+        Ok(_) => true,
+        Err(error) if error.to_string().contains("BUSY") => false,
+        Err(error) => panic!("{error}"),
+    });
 }
 
 fn set(client: &mut Client, key: &str) {
@@ -129,7 +139,7 @@ fn pruning_says_what_goes_and_lets_it_go() {
     let mut server = stage.serve("data", 2).unwrap();
     for n in 0..4 {
         fill(&mut server.client().unwrap(), &format!("key{n}"), 50);
-        server::create_snapshot(&server).unwrap();
+        create(&server);
     }
     let address = server.address().to_string();
     wait("all are there", || published(&remote).len() >= 4);
@@ -167,7 +177,7 @@ fn pruning_says_what_goes_and_lets_it_go() {
     drop(restored);
     // The server goes on with what is left.
     server.restart().unwrap();
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     wait("it is there", || published(&remote).len() == 2);
 }
 
@@ -180,7 +190,7 @@ fn a_store_that_cannot_be_listed_is_an_error_and_never_empty() {
     let url = stage.url();
     let mut server = stage.serve("data", 2).unwrap();
     fill(&mut server.client().unwrap(), "a", 50);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     wait("it is there", || !published(&stage.path("remote")).is_empty());
     server.terminate().unwrap();
 

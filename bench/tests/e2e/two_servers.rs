@@ -62,6 +62,21 @@ fn run(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Takes a snapshot, when none that is due by itself is being taken.
+fn create(server: &ServerProcess) -> u64 {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match server::create_snapshot(server) {
+            Ok(id) => return id,
+            Err(error) => {
+                let is_busy = error.to_string().contains("BUSY");
+                assert!(is_busy && Instant::now() < deadline, "{error}");
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+}
+
 /// Freezes the first server (in the middle of an upload, if so), lets the second live, and thaws.
 fn supersede(in_upload: bool) {
     let stage = Stage::new(Setting::default()).unwrap();
@@ -69,7 +84,7 @@ fn supersede(in_upload: bool) {
     let mut first = serve(&stage, "first", limit);
     let mut client = first.client().unwrap();
     fill(&mut client, "before", KEYS);
-    server::create_snapshot(&first).unwrap();
+    create(&first);
     wait(&mut client, "the first base", "remote_uploaded", |found| found != "0");
     wait(&mut client, "all is archived", "archive_last_error", str::is_empty);
     stage.restore(&["--latest"], "second", 2).unwrap();
@@ -78,7 +93,7 @@ fn supersede(in_upload: bool) {
             let (key, value) = (format!("large:{n}"), "x".repeat(1 << 20));
             assert!(client.call(&["SET", &key, &value]).unwrap().is_ok());
         }
-        server::create_snapshot(&first).unwrap();
+        create(&first);
         wait(&mut client, "an upload is under way", "remote_uploading", |found| !found.is_empty());
     }
     signal(&first, "-STOP");
@@ -86,7 +101,7 @@ fn supersede(in_upload: bool) {
     let second = serve(&stage, "second", &["--keep-last", "2"]);
     let mut other = second.client().unwrap();
     fill(&mut other, "after", KEYS);
-    let mine = server::create_snapshot(&second).unwrap();
+    let mine = create(&second);
     wait(&mut other, "the second's uploads", "remote_pending", |found| found == "0");
     let before = run(&["snapshot", "list", "--store", &stage.url(), "--json"]);
     let name = format!("snap-{mine:06}-");
@@ -101,11 +116,11 @@ fn supersede(in_upload: bool) {
     // It keeps serving, and takes snapshots, which stay where they are.
     assert_filled(&mut client, "before", KEYS);
     fill(&mut client, "alone", KEYS);
-    server::create_snapshot(&first).unwrap();
+    create(&first);
     first.terminate().unwrap();
 
     // The second writes on, and everything that is published is whole, under ids of its own.
-    server::create_snapshot(&second).unwrap();
+    create(&second);
     wait(&mut other, "the second goes on", "remote_pending", |found| found == "0");
     assert_eq!(status(&mut other, "remote_state"), "writer");
     let listed = run(&["snapshot", "list", "--store", &stage.url(), "--json"]);

@@ -351,7 +351,7 @@ pub static SETTINGS: [Setting; 37] = [
              WEEKDAY",
             |config, text| {
                 let rules: Option<Vec<_>> = text.lines().map(|rule| rule.parse().ok()).collect();
-                put(&mut config.schedule, rules)
+                put(&mut config.schedule, rules.filter(|rules| !rules.is_empty()))
             },
         )
     },

@@ -331,6 +331,9 @@ fn is_admin(id: CommandId) -> bool {
             | C::SnapshotDelete
             | C::SnapshotCancel
             | C::SnapshotRekey
+            | C::SnapshotPin
+            | C::SnapshotUnpin
+            | C::SnapshotPrune
             | C::SnapshotStatus
             | C::BgSave
             | C::Save
