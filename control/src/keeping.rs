@@ -11,8 +11,8 @@ use crate::coordinator::pins::{PinError, Pinned};
 use crate::coordinator::retention::{Kept, PruneError, What};
 use crate::fault::{Fault, reply_text};
 
-/// Answers `SNAPSHOT PIN id`, `SNAPSHOT UNPIN id` and `SNAPSHOT PRUNE [DRYRUN] [KEEPLAST n] [KEEPFOR
-/// duration]`.
+/// Answers `SNAPSHOT PIN id`, `SNAPSHOT UNPIN id` and
+/// `SNAPSHOT PRUNE [DRYRUN] [KEEPLAST number] [KEEPFOR duration]`.
 pub async fn answer(subcommand: &[u8], args: Args<'_>, handle: &Handle, reply: AdminReplier) {
     if subcommand == b"prune" {
         let Some((policy, is_dry)) = prune_args(args) else {

@@ -30,8 +30,8 @@ pub enum Field {
 
 /// The fields of a snapshot in the order in which they are shown: `id`, `name`, `kind`, `state`,
 /// `begin_lsn`, `end_lsn`, `created_at` (RFC 3339), `data_bytes`, `entries`, `parent_id`, and
-/// `reason` or `pinned_at` where there is one. All but the last are always there, [`Field::Nothing`] where not
-/// known.
+/// `reason` or `pinned_at` where there is one. All but the last are always there,
+/// [`Field::Nothing`] where not known.
 pub fn fields(entry: &Entry) -> Vec<(&'static str, Field)> {
     let meta = entry.manifest().map(|manifest| manifest.meta());
     let number = |number: Option<u64>| number.map_or(Field::Nothing, Field::Number);

@@ -212,8 +212,8 @@ impl Claimant {
         Ok(())
     }
 
-    /// Removes snapshots and log, once a claim for it is there. What is pinned stays. After an error
-    /// it can be repeated; the next removal includes it in any case.
+    /// Removes snapshots and log, once a claim for it is there. What is pinned stays. After an
+    /// error it can be repeated; the next removal includes it in any case.
     ///
     /// # Errors
     /// As for [`Claimant::claim`].

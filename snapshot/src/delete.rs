@@ -50,9 +50,10 @@ impl Removed {
 /// again. A damaged manifest can be deleted; one of a later format cannot.
 ///
 /// # Errors
-/// [`SnapshotError::Protected`], [`SnapshotError::Pinned`], [`SnapshotError::NoSnapshot`] (also for an unfinished one, which
-/// its writer or the next takeover ends), [`SnapshotError::Damaged`] if neither manifest nor claim
-/// can be read, or the store's error, after which the deletion can be asked for again.
+/// [`SnapshotError::Protected`], [`SnapshotError::Pinned`], [`SnapshotError::NoSnapshot`] (also
+/// for an unfinished one, which its writer or the next takeover ends), [`SnapshotError::Damaged`]
+/// if neither manifest nor claim can be read, or the store's error, after which the deletion can be
+/// asked for again.
 pub async fn delete_snapshot(
     store: &dyn ObjectStore,
     id: SnapshotId,
@@ -113,8 +114,8 @@ pub async fn sweep_leftovers(
     Ok(total)
 }
 
-/// Removes snapshots and log: what is gone already is fine, what is pinned stays, and so does what is
-/// below it. In a store that others may take over it is claimed first, by
+/// Removes snapshots and log: what is gone already is fine, what is pinned stays, and so does what
+/// is below it. In a store that others may take over it is claimed first, by
 /// [`crate::claim::Claimant::remove`].
 ///
 /// # Errors

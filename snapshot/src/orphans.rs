@@ -1,12 +1,12 @@
 //! Objects that nothing explains: of snapshots that were given up, put late by a writer that was
-//! stopped and superseded meanwhile. They look like nothing and cost room; [`sweep_orphans`] removes
-//! them when they have lain for [`ORPHAN_GRACE`].
+//! stopped and superseded meanwhile. They look like nothing and cost room; [`sweep_orphans`]
+//! removes them when they have lain for [`ORPHAN_GRACE`].
 //!
-//! An object of a snapshot is explained by its manifest, or as long as there is none by a claim that
-//! names its folder: an upload under way is never touched, however long it takes. Age is measured
-//! by the store's own clock, as the youngest object in the listing shows it. Claims, manifests,
-//! tombstones, and names that are not Cutwater's always stay. Parts of multipart uploads that nobody
-//! completes cannot be listed through `object_store`: a rule of the bucket has to remove them.
+//! An object of a snapshot is explained by its manifest, or as long as there is none by a claim
+//! that names its folder: an upload under way is never touched, however long it takes. Age is
+//! measured by the store's own clock, as the youngest object in the listing shows it. Claims,
+//! manifests, tombstones, and names that are not Cutwater's always stay. Parts of multipart uploads
+//! that nobody completes cannot be listed through `object_store`: a rule of the bucket has to remove them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What stays and what goes, on the real binary: schedules, policies, pins, pruning; and a store that
-//! cannot be listed is an error, never an empty one.
+//! What stays and what goes, on the real binary: schedules, policies, pins, pruning; and a store
+//! that cannot be listed is an error, never an empty one.
 
 use std::fs;
 use std::path::Path;
@@ -92,8 +92,6 @@ fn snapshots_come_and_go_by_themselves() {
     run(&["snapshot", "pin", &word, "--server", &address]);
     let shown = run(&["snapshot", "show", &word, "--server", &address]);
     assert!(shown.contains("pinned_at"), "{shown}");
-    let error = refused(&["snapshot", "delete", &word, "--server", &address], 1);
-    assert!(error.contains("is pinned"), "{error}");
     wait("it is pinned in the remote store too", || {
         run(&["snapshot", "show", &word, "--store", &url]).contains("pinned_at")
     });
@@ -108,6 +106,8 @@ fn snapshots_come_and_go_by_themselves() {
         kept(&remote)
     });
     wait("older snapshots go here", || kept(&local));
+    let error = refused(&["snapshot", "delete", &word, "--server", &address], 1);
+    assert!(error.contains("is pinned"), "{error}");
     wait("older log goes", || log(&remote).first().is_some_and(|first| *first > 1));
     run(&["restorable", "--store", &url]);
     server.terminate().unwrap();

@@ -91,7 +91,12 @@ impl Line {
     }
 
     fn json(&self) -> Value {
-        json!({ "store": self.store, "what": self.what, "goes": self.goes == "goes", "why": self.why })
+        json!({
+            "store": self.store,
+            "what": self.what,
+            "goes": self.goes == "goes",
+            "why": self.why,
+        })
     }
 }
 

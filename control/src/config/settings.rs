@@ -345,8 +345,8 @@ pub static SETTINGS: [Setting; 37] = [
         ..setting(
             "snapshot-schedule",
             "RULE",
-            "Take snapshots by themselves: 'base every 6h', 'delta every 5m', 'base cron 0 3 * * *' \
-             (UTC); repeatable",
+            "Take snapshots by themselves: 'base every 6h', 'delta every 5m', \
+             'base cron 0 3 * * *' (UTC); repeatable",
             "[base|delta] every DURATION (1s to 366d), or [base|delta] cron MIN HOUR DAY MONTH \
              WEEKDAY",
             |config, text| {

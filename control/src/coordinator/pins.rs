@@ -1,8 +1,9 @@
-//! Pins of a server: in its own store at once, and in the remote one, wherever the snapshot is there.
+//! Pins of a server: in its own store at once, and in the remote one as soon as the snapshot is
+//! there.
 //!
 //! A pin may come later to the remote store, and the [keeper](super::retention) brings it there. A
-//! pin is lifted there first and here last, or not at all: what is pinned here would be pinned there
-//! again, and what was pinned there by somebody else is never unpinned by itself.
+//! pin is lifted there first and here last, or not at all: what is pinned here would be pinned
+//! there again, and what was pinned there by somebody else is never unpinned by itself.
 
 use std::sync::Arc;
 use std::time::Duration;

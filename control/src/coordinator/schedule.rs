@@ -1,6 +1,7 @@
-//! Takes the snapshots that the rules want, by itself: a task beside the coordinator that asks it as
-//! anybody does. What is due follows from the catalog ([`crate::schedule`]), so a restart forgets
-//! nothing; a snapshot that somebody takes by hand counts as well, an automatic checkpoint does not.
+//! Takes the snapshots that the rules want, by itself: a task beside the coordinator that asks it
+//! as anybody does. What is due follows from the catalog ([`crate::schedule`]), so a restart forgets
+//! nothing; a snapshot that somebody takes by hand counts as well, an automatic checkpoint does
+//! not.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(30);
 pub fn start(rules: Vec<Rule>, history: HistoryId, handle: Handle) -> JoinHandle<()> {
     let started_us = wall_micros();
     tokio::spawn(async move {
-        loop {
+        while !rules.is_empty() {
             tokio::time::sleep(TICK).await;
             let entries = match handle.list().await {
                 Ok(entries) => entries,
@@ -36,7 +37,7 @@ pub fn start(rules: Vec<Rule>, history: HistoryId, handle: Handle) -> JoinHandle
                 Ok(()) | Err(CoordinatorError::Busy(_)) => {}
                 Err(CoordinatorError::Closed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a snapshot that was due has failed, and is tried again");
+                    tracing::warn!(%error, "a snapshot that is due has failed: again later");
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -165,10 +165,8 @@ impl Database {
         let (shutdown_sender, shutdown) = watch::channel(false);
         let admin = tokio::spawn(admin::serve(received, coordinator.clone(), shutdown_sender));
         tasks.extend([actor, admin]);
-        if !config.schedule.is_empty() {
-            let handle = coordinator.clone();
-            tasks.push(coordinator::schedule::start(config.schedule, identity.history, handle));
-        }
+        let (rules, handle) = (config.schedule, coordinator.clone());
+        tasks.push(coordinator::schedule::start(rules, identity.history, handle));
         tasks.push(coordinator::retention::start(coordinator.clone()));
         let keys = keys.ring;
         Ok(Self { engine, coordinator, tasks, store, uploads, archiver, local, keys, shutdown })

@@ -90,8 +90,8 @@ impl Archive {
         all.filter(|number| !chained.contains(number)).collect()
     }
 
-    /// The orphans that certainly are late puts of superseded writers: passed over by an object that
-    /// names an older one as its predecessor, or of a lower epoch than an object before them.
+    /// The orphans that certainly are late puts of superseded writers: passed over by an object
+    /// that names an older one as its predecessor, or of a lower epoch than an object before them.
     pub fn late(&self) -> Vec<WalNumber> {
         let is_late = |number: &WalNumber| {
             let Some(late) = self.headers().find(|header| header.link.number == *number) else {
