@@ -82,8 +82,8 @@ impl ServeError {
     }
 }
 
-const PLAIN_REMEDY: &str = "Start once with --accept-plain too, if this data was never sealed; otherwise somebody has \
-     replaced it.";
+const PLAIN_REMEDY: &str = "Start once with --accept-plain too, if this data was never sealed; \
+     otherwise somebody has replaced it.";
 const KEY_REMEDY: &str =
     "Give that key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the active one.";
 const DAMAGE_REMEDY: &str =

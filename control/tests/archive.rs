@@ -1,7 +1,7 @@
 //! The archive of an embedded database: a store out of reach for too long leaves a gap that shows
-//! and heals, and so does log that went without having been archived; a directory that is older than
-//! its archive does not start, and writes nothing to a store that answers later; the directory is
-//! given back only when the archiver has ended; keys that have expired since are restored.
+//! and heals, and so does log that went without having been archived; a directory that is older
+//! than its archive does not start, and writes nothing to a store that answers later; the directory
+//! is given back only when the archiver has ended; keys that have expired since are restored.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

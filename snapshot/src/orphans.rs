@@ -6,7 +6,8 @@
 //! that names its folder: an upload under way is never touched, however long it takes. Age is
 //! measured by the store's own clock, as the youngest object in the listing shows it. Claims,
 //! manifests, tombstones, and names that are not Cutwater's always stay. Parts of multipart uploads
-//! that nobody completes cannot be listed through `object_store`: a rule of the bucket has to remove them.
+//! that nobody completes cannot be listed through `object_store`: a rule of the bucket has to
+//! remove them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

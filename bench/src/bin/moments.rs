@@ -1,6 +1,7 @@
 //! Restores to random moments of a server that writes, is killed and loses its store for minutes:
 //! `moments --minutes 5 --seed 7`. Prints how far it is; fails with the seed. The seed also chooses
-//! the store (a folder, or an S3 server on loopback), sealing and compression, unless they are given.
+//! the store (a folder, or an S3 server on loopback), sealing and compression, unless they are
+//! given.
 
 #![expect(clippy::print_stdout, reason = "a report for a person")]
 #![expect(clippy::print_stderr, reason = "a report for a person")]

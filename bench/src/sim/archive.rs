@@ -1,6 +1,6 @@
-//! The archive: now and then every shard is asked how far its log is closed, and when all are durable
-//! to there, the records up to the lowest are taken out of the logs, as the archiver does it. What was
-//! taken once must be in the logs after every crash, no more and no less.
+//! The archive: now and then every shard is asked how far its log is closed, and when all are
+//! durable to there, the records up to the lowest are taken out of the logs, as the archiver does
+//! it. What was taken once must be in the logs after every crash, no more and no less.
 
 use cutwater_engine::log::{
     Coverage, LogDisk, LogError, LogKeys, LogMark, LogRange, Part, Record, Recovery, Running,

@@ -17,8 +17,8 @@ use super::rng::Rng;
 const SEALED_SEEDS: u64 = 4;
 /// Tells this source of chance from that of the run.
 const STREAM: u64 = 0x5EA1_ED00_5EA1_ED00;
-/// In a frame's header, what comes before this is looked at before the checksum, or says whose frame
-/// it is; changed, it is no frame of this segment, like one that was never written.
+/// In a frame's header, what comes before this is looked at before the checksum, or says whose
+/// frame it is; changed, it is no frame of this segment, like one that was never written.
 const TAMPER_FROM: usize = 40;
 
 /// What a run seals with.
@@ -72,8 +72,8 @@ impl Sealing {
         Some(Box::new(seal.seal_segment(header, salt)))
     }
 
-    /// Changes one byte of a frame somewhere on the disk, and gives the frame the checksum of what is
-    /// there then; says where, or `None` if there is no frame.
+    /// Changes one byte of a frame somewhere on the disk, and gives the frame the checksum of what
+    /// is there then; says where, or `None` if there is no frame.
     pub fn tamper(&mut self, disk: &SimDisk, dir: &Path) -> Option<String> {
         let mut frames = Vec::new();
         for file in disk.list(dir).ok()? {

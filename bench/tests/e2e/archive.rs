@@ -1,6 +1,6 @@
-//! The archive and what is restored from it, on the real binary, with a folder and with an S3 server:
-//! transactions whole at every moment, every kind of change, what is refused and how that is said,
-//! stores that go away.
+//! The archive and what is restored from it, on the real binary, with a folder and with an S3
+//! server: transactions whole at every moment, every kind of change, what is refused and how that
+//! is said, stores that go away.
 
 use std::fs;
 use std::process::Command;

@@ -294,7 +294,8 @@ impl<'s> Pair<'s> {
     }
 }
 
-/// A reply, or that the connection was closed: with bytes that the server has not read, it is reset.
+/// A reply, or that the connection was closed: with bytes that the server has not read, it is
+/// reset.
 fn shown(reply: &io::Result<Reply>) -> String {
     match reply {
         Ok(reply) => reply.to_string(),

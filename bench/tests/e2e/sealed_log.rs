@@ -216,8 +216,8 @@ fn a_log_alone_is_refused_without_its_key() {
     server.kill9().unwrap();
     let record = place.path("data/log/000001.start").display().to_string();
     let expected = format!(
-        "error: {record}: it is sealed under the key mine, which is not configured\n  Give that key \
-         with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the active one.\n"
+        "error: {record}: it is sealed under the key mine, which is not configured\n  Give that \
+         key with --key-file ID=PATH or CUTWATER_KEYS; older keys may follow the active one.\n"
     );
     assert_eq!(place.refused(&[]), expected);
     let error = place.refused(&["--key-file", &other]);

@@ -1,7 +1,7 @@
-//! Whether a data directory is as new as what the remote store has of its history. One that is older
-//! (a copy of a directory that went on elsewhere, a disk that was brought back to an earlier state)
-//! would write another history under the same name: its start is refused, and while the store does
-//! not answer at a start, nothing is claimed or written there before it was asked.
+//! Whether a data directory is as new as what the remote store has of its history. One that is
+//! older (a copy of a directory that went on elsewhere, a disk that was brought back to an earlier
+//! state) would write another history under the same name: its start is refused, and while the
+//! store does not answer at a start, nothing is claimed or written there before it was asked.
 
 use std::collections::BTreeSet;
 

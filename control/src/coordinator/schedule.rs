@@ -1,7 +1,7 @@
 //! Takes the snapshots that the rules want, by itself: a task beside the coordinator that asks it
-//! as anybody does. What is due follows from the catalog ([`crate::schedule`]), so a restart forgets
-//! nothing; a snapshot that somebody takes by hand counts as well, an automatic checkpoint does
-//! not.
+//! as anybody does. What is due follows from the catalog ([`crate::schedule`]), so a restart
+//! forgets nothing; a snapshot that somebody takes by hand counts as well, an automatic checkpoint
+//! does not.
 
 use std::time::Duration;
 

@@ -215,8 +215,8 @@ impl<'a> StoredFrame<'a> {
         Frame { header, crc, payload, stored_bytes: payload.len() }
     }
 
-    /// The frame of a sealed segment, opened into `buffer`. `None` if it is not what was sealed: not
-    /// torn, since the checksum matches, but altered.
+    /// The frame of a sealed segment, opened into `buffer`. `None` if it is not what was sealed:
+    /// not torn, since the checksum matches, but altered.
     pub fn open(self, key: &SealKey, buffer: &'a mut Vec<u8>) -> Option<Frame<'a>> {
         let (sealed, tag) = self.stored.split_last_chunk::<TAG_BYTES>()?;
         buffer.clear();

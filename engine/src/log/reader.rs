@@ -10,7 +10,8 @@
 //! A log whose end is known is read up to there, and must reach it: one that a later start decided
 //! about, or a running one up to what its writer calls durable.
 //!
-//! A sealed frame that is whole and does not open is damage wherever it stands: no crash leaves one.
+//! A sealed frame that is whole and does not open is damage wherever it stands: no crash leaves
+//! one.
 //!
 //! Memory: one window of a segment, one frame that was opened, and one record.
 

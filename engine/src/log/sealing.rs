@@ -4,9 +4,9 @@
 //! Each start has one random data key ([`StartSeal`]). It lies wrapped in the start's record, which
 //! it authenticates, and again in the header of each of the start's segments, so that every file
 //! says by itself which configured key it needs. It is bound to database, history and start. Each
-//! use of a segment file has a key of its own, derived from the data key, a random salt and all that
-//! the file is: so a frame opens in its own segment only, and the stream position is a nonce that
-//! never comes twice.
+//! use of a segment file has a key of its own, derived from the data key, a random salt and all
+//! that the file is: so a frame opens in its own segment only, and the stream position is a nonce
+//! that never comes twice.
 //!
 //! What sealing does not show: a log whose newest frames, segments or starts are gone, as if they
 //! had never been written. Without the key nobody can make any of them, or leave out one in the
@@ -138,8 +138,8 @@ impl StartSeal {
         &self.wrapped
     }
 
-    /// Makes the header that of a sealed segment, and gives the key of its frames. `salt` is random,
-    /// and used for no other.
+    /// Makes the header that of a sealed segment, and gives the key of its frames. `salt` is
+    /// random, and used for no other.
     pub fn seal_segment(&self, header: &mut SegmentHeader, salt: [u8; SALT_BYTES]) -> SealKey {
         let (wrapped, tag) = (self.wrapped.clone(), [0; TAG_BYTES]);
         header.sealing = Some(SegmentSealing { wrapped, salt, tag });

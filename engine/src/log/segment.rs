@@ -226,8 +226,8 @@ fn is_fit(disk: &dyn LogDisk, spare: &Path, header: &SegmentHeader) -> io::Resul
         && (header.sealing.is_none() || was_sealed(disk, spare)?))
 }
 
-/// Whether nothing plain was ever written to a spare: it was a sealed segment, and those are made of
-/// zeros or of sealed ones. (A file of zeros counts as plain: a crash leaves one at most.)
+/// Whether nothing plain was ever written to a spare: it was a sealed segment, and those are made
+/// of zeros or of sealed ones. (A file of zeros counts as plain: a crash leaves one at most.)
 ///
 /// # Errors
 /// Those of reading.

@@ -52,8 +52,8 @@ impl<'d> SegmentReader<'d> {
     /// Opens a segment and checks that it is the one its name says.
     ///
     /// # Errors
-    /// [`LogError::Io`], [`LogError::Refused`], or [`LogError::Damaged`] at offset 0 (with positions
-    /// of 0: none is known).
+    /// [`LogError::Io`], [`LogError::Refused`], or [`LogError::Damaged`] at offset 0 (with
+    /// positions of 0: none is known).
     pub(super) fn open(
         disk: &'d dyn LogDisk,
         dir: &Path,
@@ -106,7 +106,8 @@ impl<'d> SegmentReader<'d> {
     /// instead. Where in the log it belongs is not checked.
     ///
     /// # Errors
-    /// [`LogError::Io`]; [`LogError::Damaged`] if it is whole and does not open: no crash does that.
+    /// [`LogError::Io`]; [`LogError::Damaged`] if it is whole and does not open: no crash does
+    /// that.
     pub(super) fn frame_at(
         &mut self,
         offset_bytes: u64,

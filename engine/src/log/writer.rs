@@ -267,8 +267,8 @@ impl LogWriter {
         self.need_segment().or_else(|| self.next_sync()).or_else(|| self.next_commit())
     }
 
-    /// A prepared segment: its header is durable and it has its name. `key` seals its frames, if its
-    /// header says that they are sealed.
+    /// A prepared segment: its header is durable and it has its name. `key` seals its frames, if
+    /// its header says that they are sealed.
     ///
     /// # Panics
     /// If it is not the one that was asked for.
