@@ -16,7 +16,7 @@ mod world;
 use std::ops::Range;
 
 /// Seeds that every run of the tests tries.
-const SEEDS: Range<u64> = 0..1_500;
+const SEEDS: Range<u64> = 0..1_000;
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "which seeds is a wish of who runs the test")]
