@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::log_dir;
@@ -30,6 +32,11 @@ use crate::restore::text::moment;
 const OBJECT_BYTES: usize = 32 << 20;
 /// Intervals without records after which an object is put at the latest, so that the window moves.
 const LONGEST_IDLE: u32 = 6;
+/// Bytes of log after which a mark is taken between two rounds: each object then reads its own log
+/// and little else, however much an interval brings.
+const MARK_BYTES: u64 = 16 << 20;
+/// How often the growth of the log is looked at.
+const GROWTH_INTERVAL: Duration = Duration::from_millis(100);
 /// Marks that are remembered while the store does not answer; beyond, every other one is forgotten.
 const MARKS: usize = 512;
 
@@ -79,6 +86,8 @@ pub(super) struct Task {
     pending: Option<Pending>,
     /// What is to be archived, oldest first.
     marks: VecDeque<Mark>,
+    /// Where the logs of this start ended at the newest mark, added up.
+    marked_bytes: u64,
     idle: Idle,
     /// Since when there is no hole, if the remote store has no base from there on.
     base_due: Option<Lsn>,
@@ -99,6 +108,7 @@ impl Task {
             writer: None,
             pending: None,
             marks: VecDeque::new(),
+            marked_bytes: 0,
             idle: Idle::default(),
             base_due: None,
             last_mark: Some(last_mark),
@@ -108,12 +118,22 @@ impl Task {
     pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut tick = tokio::time::interval(self.setup.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut growth = tokio::time::interval(GROWTH_INTERVAL);
+        growth.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut remote = self.setup.remote.clone();
         loop {
             let is_last = tokio::select! {
                 _ = tick.tick() => false,
                 Ok(()) = remote.changed() => false,
                 _ = &mut stop => true,
+                _ = growth.tick() => {
+                    if self.log_bytes().saturating_sub(self.marked_bytes) >= MARK_BYTES
+                        && let Err(error) = self.mark().await
+                    {
+                        tracing::debug!(%error, "no mark between two rounds");
+                    }
+                    continue;
+                }
             };
             let outcome = self.round(is_last).await;
             self.tell(outcome).await;
@@ -148,7 +168,14 @@ impl Task {
         }
     }
 
+    /// Where the logs of this start end, added up.
+    fn log_bytes(&self) -> u64 {
+        let stats = self.setup.engine.shared().all_stats();
+        stats.iter().map(|stats| stats.log_tail.load(Ordering::Relaxed)).sum()
+    }
+
     async fn mark(&mut self) -> Result<(), Problem> {
+        self.marked_bytes = self.log_bytes();
         let marks = self.setup.engine.mark().await.map_err(|_| Problem::Stopped)?;
         let closed = marks.iter().map(|mark| mark.closed).min().unwrap_or_default();
         let to = batch::whole_micros(closed);
@@ -216,12 +243,8 @@ impl Task {
         while self.marks.front().is_some_and(|mark| mark.to <= self.cursor.to) {
             self.marks.pop_front();
         }
-        let (Some(first), Some(last)) = (self.marks.front(), self.marks.back()) else {
-            return Ok(false);
-        };
-        // All at once if it is little, else up to the first mark: no log is then read beyond it.
-        let is_little = self.backlog_bytes(&last.running).await? <= OBJECT_BYTES as u64;
-        let mark = if is_little { last } else { first }.clone();
+        let Some(mark) = self.next_mark().await? else { return Ok(false) };
+        let is_newest = self.marks.back().is_some_and(|newest| newest.to == mark.to);
         let (dir, keys, coverage) = self.place();
         let span = (self.cursor.to, mark.to);
         let Batch { body, to, coverage } = blocking(move || {
@@ -230,7 +253,7 @@ impl Task {
         .await??;
         if body.records > 0 {
             self.idle = Idle::default();
-        } else if !is_last && !self.idle.is_due() {
+        } else if is_newest && !is_last && !self.idle.is_due() {
             return Ok(false);
         }
         if body.bytes.len() as u64 > RAW_LIMIT_BYTES {
@@ -250,6 +273,21 @@ impl Task {
         };
         self.pending = Some(Pending { draft, coverage });
         Ok(true)
+    }
+
+    /// The newest mark to which there is no more than fits into an object, or else the first: no log
+    /// is read beyond it.
+    async fn next_mark(&self) -> Result<Option<Mark>, Problem> {
+        let (mut fits, mut beyond) = (0, self.marks.len());
+        let mut probed = beyond.saturating_sub(1);
+        while beyond - fits > 1 {
+            match self.backlog_bytes(&self.marks[probed].running).await? {
+                bytes if bytes <= OBJECT_BYTES as u64 => fits = probed,
+                _ => beyond = probed,
+            }
+            probed = usize::midpoint(fits, beyond);
+        }
+        Ok(self.marks.get(fits).cloned())
     }
 
     /// An object is certainly stored.
