@@ -196,10 +196,12 @@ impl<'s> Round<'s> {
 
     /// A line without the framing of RESP, quoted as redis-cli's users quote.
     fn typed(&mut self, at: usize) -> Result<(), String> {
+        let was_in_multi = self.pairs[at].in_multi;
         let line = self.line(at);
         let mut text: Vec<String> = line.iter().map(|word| quoted(word)).collect();
         if self.rng.chance(10) {
-            // Unbalanced, which closes the connection, or a word.
+            // Unbalanced, which closes the connection, or a word, with which it is another line.
+            self.pairs[at].in_multi |= was_in_multi;
             text.push(self.rng.pick(&["\"a", "'b", "\\"]).to_string());
         }
         let text = text.join(if self.rng.chance(20) { "  " } else { " " });

@@ -196,6 +196,7 @@ impl Actor {
     async fn run(mut self, mut requests: mpsc::Receiver<Message>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.publish_info();
         loop {
             tokio::select! {
                 message = requests.recv() => match message {

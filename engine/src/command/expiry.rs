@@ -124,9 +124,8 @@ impl Conditions {
 /// Redis prints the option as a C string of bounded length.
 fn unsupported(option: &[u8]) -> CommandError {
     const SHOWN_BYTES: usize = 128;
-    let shown = option.split(|byte| *byte == 0).next().unwrap_or_default();
-    let shown = &shown[..shown.len().min(SHOWN_BYTES)];
-    CommandError::ExpireOption(String::from_utf8_lossy(shown).into_owned())
+    let shown = parse::repeated(&option[..option.len().min(SHOWN_BYTES)]);
+    CommandError::ExpireOption(shown.into_owned())
 }
 
 /// EXPIRE | PEXPIRE | EXPIREAT | PEXPIREAT key time [NX | XX | GT | LT]

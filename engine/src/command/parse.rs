@@ -2,6 +2,8 @@
 //!
 //! What fails here is answered by the command, with one of the texts in [`super::error`].
 
+use std::borrow::Cow;
+
 pub use crate::resp::number::parse_i64 as integer;
 
 /// A SCAN cursor, read as `strtoul` reads it: an optional sign (a negative number wraps), leading
@@ -21,6 +23,13 @@ pub fn cursor(text: &[u8]) -> Option<u64> {
         value.checked_mul(10)?.checked_add(u64::from(digit))
     })?;
     Some(if negative { magnitude.wrapping_neg() } else { magnitude })
+}
+
+/// What an error repeats of an argument: up to a NUL, since Redis prints it as a C string. What is
+/// not UTF-8 is replaced, so that an error is always text.
+pub fn repeated(argument: &[u8]) -> Cow<'_, str> {
+    let shown = argument.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(shown)
 }
 
 /// Whether an argument is this option, in any case of letters.
@@ -48,6 +57,11 @@ mod tests {
         for text in ["a", "1a", " 1", "-", "+", "18446744073709551616", "1.0"] {
             assert_eq!(cursor(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn errors_repeat_text() {
+        assert_eq!(repeated(b"caf\xc3\xa9 \xff\0x"), "caf\u{e9} \u{fffd}");
     }
 
     #[test]

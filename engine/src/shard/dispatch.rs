@@ -72,8 +72,7 @@ impl ShardCore {
         let place = if connection.own_port && is_per_node(spec.id) {
             Place::One(self.id)
         } else {
-            let random = self.random_shard(spec.id, connection.session.db);
-            place(spec, args, self.shared.slots, random)
+            place(spec, args, self.shared.slots)
         };
         match place {
             Place::One(owner) if owner == self.id => {
@@ -220,7 +219,8 @@ impl ShardCore {
         });
     }
 
-    /// A shard that has keys of a database, for RANDOMKEY: chosen by how many.
+    /// The shard whose key RANDOMKEY answers: chosen by how many of the database it has, as far as
+    /// is known here.
     pub(super) fn random_shard(&mut self, id: CommandId, db: DbIndex) -> ShardId {
         if id != CommandId::RandomKey {
             return self.id;

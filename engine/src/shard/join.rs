@@ -12,6 +12,8 @@ pub enum Join {
     Killed,
     /// One text of all texts, as strings or as texts for people.
     Text,
+    /// The reply of the part with this number, or of the first behind it that is not nil.
+    Any(usize),
     /// One array of all elements.
     Concat,
     /// One array; for each part, the places of its elements.
@@ -33,6 +35,12 @@ impl Join {
             Join::Killed if replies.iter().any(|reply| integer(reply) > 0) => b"+OK\r\n".to_vec(),
             Join::Killed => b"-ERR No such client\r\n".to_vec(),
             Join::Text => text(&replies),
+            Join::Any(first) => {
+                let is_nil = |reply: &&Vec<u8>| matches!(reply.as_slice(), b"$-1\r\n" | b"_\r\n");
+                let mut from_first = replies.iter().cycle().skip(*first).take(replies.len());
+                let found = from_first.find(|reply| !is_nil(reply)).or(replies.first());
+                found.expect("every shard has answered").clone()
+            }
             Join::Concat => {
                 let all: Vec<&[u8]> = replies.iter().flat_map(|reply| elements(reply)).collect();
                 array(&all)

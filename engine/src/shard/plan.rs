@@ -33,18 +33,17 @@ pub enum Place {
 /// Whether a command looks at whole shards rather than at named keys.
 fn is_whole(id: CommandId) -> bool {
     use CommandId as C;
-    matches!(id, C::DbSize | C::Keys | C::FlushAll | C::FlushDb)
+    matches!(id, C::DbSize | C::Keys | C::RandomKey | C::FlushAll | C::FlushDb)
 }
 
-/// Where a command belongs. `random` chooses the shard of RANDOMKEY.
-pub fn place(spec: &CommandSpec, args: Args<'_>, slots: SlotMap, random: ShardId) -> Place {
+/// Where a command belongs.
+pub fn place(spec: &CommandSpec, args: Args<'_>, slots: SlotMap) -> Place {
     use CommandId as C;
     match spec.id {
         // Every shard has connections, and an only one executes them when they are all put back.
         C::ClientList | C::ClientKill => return Place::Several,
         id if is_whole(id) && slots.shards() > 1 => return Place::Several,
         id if is_whole(id) => return Place::One(ShardId(0)),
-        C::RandomKey => return Place::One(random),
         C::Scan => return Place::One(slots.owner(slot_of_cursor(args.get(1)))),
         C::ClusterCountKeysInSlot | C::ClusterGetKeysInSlot => {
             return Place::One(slots.owner(slot_of_number(args.get(2))));
@@ -121,7 +120,7 @@ struct Transfer {
 
 impl Script {
     /// A script of commands. Those without keys are left to [`Self::answer_rest`]; `random` chooses
-    /// the shard of RANDOMKEY.
+    /// whose key RANDOMKEY answers, if that shard has one.
     pub fn new(calls: Vec<Call>, slots: SlotMap, mut random: impl FnMut(&Call) -> ShardId) -> Self {
         let steps = calls.into_iter().map(|call| {
             let shape = shape(&call, slots, random(&call));
@@ -366,7 +365,7 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
     if spec.id == C::Watch {
         return Shape::Watch(watch_keys(call, slots));
     }
-    match place(spec, args, slots, random) {
+    match place(spec, args, slots) {
         Place::Anywhere => return Shape::Answered,
         Place::One(shard) => return Shape::Whole(shard),
         Place::Several => {}
@@ -377,6 +376,8 @@ fn shape(call: &Call, slots: SlotMap, random: ShardId) -> Shape {
     };
     match spec.id {
         C::DbSize => everywhere(Join::Sum),
+        // Only a shard itself knows whether it still has a key.
+        C::RandomKey => everywhere(Join::Any(usize::from(random.0))),
         C::ClientList => everywhere(Join::Text),
         // CLIENT KILL addr, and the requester that its shard has added.
         C::ClientKill if args.len() == 4 => everywhere(Join::Killed),

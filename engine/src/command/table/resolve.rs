@@ -1,5 +1,8 @@
 //! From the arguments of a request to the row that runs them, or to Redis' words for why not.
 
+use std::borrow::Cow;
+
+use super::super::parse;
 use super::{CommandSpec, lookup};
 use crate::resp::Args;
 
@@ -78,9 +81,7 @@ fn unknown_command(args: Args<'_>) -> String {
     text
 }
 
-/// The beginning of foreign bytes as text, to a NUL at most, as Redis prints a C string; what is
-/// not UTF-8 is replaced.
-fn repeated(bytes: &[u8], limit: usize) -> String {
-    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]).into_owned()
+/// The beginning of foreign bytes as text.
+fn repeated(bytes: &[u8], limit: usize) -> Cow<'_, str> {
+    parse::repeated(&bytes[..bytes.len().min(limit)])
 }

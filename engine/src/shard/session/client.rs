@@ -47,11 +47,11 @@ pub(super) fn set_info(connection: &mut Connection, args: Args<'_>, reply: &mut 
     } else if is_option(option, "LIB-VER") {
         &mut connection.session.lib_version
     } else {
-        let option = String::from_utf8_lossy(option);
+        let option = parse::repeated(option);
         return reply.error(&format!("ERR Unrecognized option '{option}'"));
     };
     if !is_plain(value) {
-        let option = String::from_utf8_lossy(option);
+        let option = parse::repeated(option);
         return reply.error(&format!(
             "ERR {option} cannot contain spaces, newlines or special characters."
         ));
@@ -195,7 +195,7 @@ fn is_normal_type(name: &[u8]) -> Result<bool, String> {
     if ["master", "replica", "slave", "pubsub"].iter().any(|known| is_option(name, known)) {
         return Ok(false);
     }
-    Err(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name)))
+    Err(format!("ERR Unknown client type '{}'", parse::repeated(name)))
 }
 
 /// Which connections CLIENT KILL closes; all conditions must hold.
@@ -242,7 +242,7 @@ impl<'a> KillFilter<'a> {
             self.laddr = Some(value);
         } else if is_option(option, "USER") {
             if value != DEFAULT_USER.as_bytes() {
-                return Err(format!("ERR No such user '{}'", String::from_utf8_lossy(value)));
+                return Err(format!("ERR No such user '{}'", parse::repeated(value)));
             }
         } else if is_option(option, "MAXAGE") {
             let age = positive().filter(|age| *age > 0);

@@ -123,7 +123,7 @@ fn try_set(shared: &Shared, pairs: Args<'_>) -> Result<(), String> {
         let (name, value) = (&pairs[index], &pairs[index + 1]);
         let parameter = PARAMETERS.iter().find(|known| parse::is_option(name, known.name));
         let parameter = parameter.ok_or_else(|| {
-            let name = String::from_utf8_lossy(name);
+            let name = parse::repeated(name);
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         })?;
         if changes.iter().any(|(other, _)| other.name == parameter.name) {
@@ -147,7 +147,7 @@ fn try_set(shared: &Shared, pairs: Args<'_>) -> Result<(), String> {
 }
 
 fn refusal(name: &[u8], why: &str) -> String {
-    let name = String::from_utf8_lossy(name);
+    let name = parse::repeated(name);
     format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
 }
 

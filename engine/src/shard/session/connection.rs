@@ -89,7 +89,7 @@ impl<'a> HelloOptions<'a> {
                 client::check_name(name)?;
                 options.name = Some(name);
             } else {
-                let option = String::from_utf8_lossy(option);
+                let option = parse::repeated(option);
                 return Err(format!("ERR Syntax error in HELLO option '{option}'"));
             }
         }
