@@ -288,7 +288,7 @@ impl Actor {
     fn delta_source(&self) -> Result<delta::Source, BaseDue> {
         let dir = self.data_dir.as_ref().ok_or(BaseDue::NoParent)?;
         let remote = self.uploads.as_ref().map(Uploads::status);
-        let parent = parent::choose(&self.catalog, self.history, remote.as_deref())?;
+        let parent = parent::choose(&self.catalog, self.history, remote.as_ref())?;
         Ok(delta::Source { parent, log_dir: log_dir(dir) })
     }
 

@@ -9,6 +9,7 @@ use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::verify::{Progress, VerifyReport, verify};
+use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::message::{CoordinatorError, Reply};
@@ -42,9 +43,11 @@ impl Verifications {
         reply: Reply<VerifyReport>,
     ) {
         let (store, keys) = (Arc::clone(store), keys.clone());
-        self.run((id, client), reply, async move |work: &Work| {
-            let told = |progress| tell(work, progress);
-            Ok(verify(&store, id, &keys, &told).await?)
+        self.run((id, client), reply, move |work| {
+            Box::pin(async move {
+                let told = |progress| tell(&work, progress);
+                Ok(verify(&store, id, &keys, &told).await?)
+            })
         });
     }
 
@@ -58,28 +61,29 @@ impl Verifications {
         reply: Reply<DeepReport>,
     ) {
         let (store, keys, turn) = (Arc::clone(store), keys.clone(), Arc::clone(&self.deep_turn));
-        self.run((id, client), reply, async move |work: &Work| {
-            let _turn = turn.lock().await;
-            let told = |progress| tell(work, progress);
-            Ok(verify_deep(&store, id, &keys, shards, &told).await?)
+        self.run((id, client), reply, move |work| {
+            Box::pin(async move {
+                let _turn = turn.lock().await;
+                let told = |progress| tell(&work, progress);
+                Ok(verify_deep(&store, id, &keys, shards, &told).await?)
+            })
         });
     }
 
-    fn run<T: Send + 'static, F>(
+    fn run<T: Send + 'static>(
         &mut self,
         (id, client): (SnapshotId, Option<u64>),
         mut reply: Reply<T>,
-        reading: F,
-    ) where
-        F: AsyncFnOnce(&Work) -> Result<T, CoordinatorError> + Send + 'static,
-    {
+        begin: impl FnOnce(Arc<Work>) -> BoxFuture<'static, Result<T, CoordinatorError>>,
+    ) {
         self.forget_ended();
         let work = Work::of_unknown_size();
         let since_us = wall_micros();
         self.running.push(Verification { id, client, since_us, work: Arc::downgrade(&work) });
+        let reading = begin(Arc::clone(&work));
         tokio::spawn(async move {
             let outcome = tokio::select! {
-                outcome = reading(&work) => Some(outcome),
+                outcome = reading => Some(outcome),
                 () = work.cancelled() => Some(Err(CoordinatorError::VerifyCancelled(id))),
                 () = reply.closed() => None,
             };
