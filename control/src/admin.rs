@@ -5,15 +5,16 @@ use cutwater_engine::engine::{AdminCall, AdminReplier};
 use cutwater_engine::resp::{Args, Reply};
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::catalog::{Entry, EntryState};
-use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::manifest::SnapshotKind;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::watch;
 
-use crate::coordinator::{CoordinatorError, Deleted, Handle};
+use crate::coordinator::{CoordinatorError, Deleted, Handle, Taken};
 use crate::fault::{self, Fault};
 use crate::keeping;
 use crate::listing::{Field, REMOTE_FIELD, fields};
 use crate::status;
+use crate::verify::DeepReport;
 
 /// Answers calls until the engine is gone. `shutdown` is set by SHUTDOWN.
 pub async fn serve(
@@ -57,10 +58,7 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
             }
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
-        (b"snapshot", b"create") => match handle.create_for(Some(client_id)).await {
-            Ok(manifest) => reply.reply(|reply| created(reply, &manifest, &handle)),
-            Err(error) => reply.reply(|reply| refuse(reply, &error)),
-        },
+        (b"snapshot", b"create") => create(args, client_id, &handle, reply).await,
         (b"snapshot", b"cancel") => cancel(args, &handle, reply).await,
         (b"snapshot", b"list") => match handle.list().await {
             Ok(entries) => reply.reply(|reply| {
@@ -86,8 +84,9 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
                 },
             }
         }
+        (b"snapshot", b"verify") => verify(args, client_id, &handle, reply).await,
         (b"snapshot", _) => match snapshot_id(args) {
-            Some(id) => with_id(&subcommand, (id, client_id), &handle, reply).await,
+            Some(id) => with_id(&subcommand, id, &handle, reply).await,
             None => reply.reply(|reply| reply.error(NO_ID)),
         },
         _ => reply.reply(|reply| reply.error("ERR unknown administrative command")),
@@ -135,12 +134,50 @@ fn refuse_shutdown(args: Args<'_>) -> Option<&'static str> {
     (both || !options.iter().all(known)).then_some(SYNTAX)
 }
 
-async fn with_id(
-    subcommand: &[u8],
-    (id, client): (SnapshotId, u64),
-    handle: &Handle,
-    reply: AdminReplier,
-) {
+/// SNAPSHOT CREATE \[BASE | DELTA\].
+async fn create(args: Args<'_>, client: u64, handle: &Handle, reply: AdminReplier) {
+    let kind = match args.get(2).map(<[u8]>::to_ascii_lowercase).as_deref() {
+        None => Some(SnapshotKind::Base),
+        Some(b"base") => Some(SnapshotKind::Base),
+        Some(b"delta") => Some(SnapshotKind::Delta),
+        Some(_) => None,
+    };
+    let Some(kind) = kind.filter(|_| args.len() <= 3) else {
+        return reply.reply(|reply| reply.error("ERR syntax error: CREATE [BASE | DELTA]"));
+    };
+    match handle.create_for(kind, Some(client)).await {
+        Ok(taken) => reply.reply(|reply| created(reply, &taken, handle)),
+        Err(error) => reply.reply(|reply| refuse(reply, &error)),
+    }
+}
+
+/// SNAPSHOT VERIFY id \[DEEP\].
+async fn verify(args: Args<'_>, client: u64, handle: &Handle, reply: AdminReplier) {
+    let Some(id) = snapshot_id(args) else {
+        return reply.reply(|reply| reply.error(NO_ID));
+    };
+    let is_deep = args.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"deep"));
+    if args.len() > 4 || (args.len() == 4 && !is_deep) {
+        return reply.reply(|reply| reply.error("ERR syntax error: VERIFY id [DEEP]"));
+    }
+    let verified = async {
+        match is_deep {
+            true => handle.verify_deep(id, Some(client)).await.map(|deep| (deep.read, Some(deep))),
+            false => handle.verify_for(id, Some(client)).await.map(|read| (read, None)),
+        }
+    };
+    // A client that goes away does not wait for the answer, and then nobody reads on.
+    let outcome = tokio::select! {
+        outcome = verified => outcome,
+        () = reply.client_gone() => Err(CoordinatorError::VerifyCancelled(id)),
+    };
+    match outcome {
+        Ok((read, deep)) => reply.reply(|reply| whole(reply, id, &read, deep)),
+        Err(error) => reply.reply(|reply| refuse(reply, &error)),
+    }
+}
+
+async fn with_id(subcommand: &[u8], id: SnapshotId, handle: &Handle, reply: AdminReplier) {
     match subcommand {
         b"show" => match handle.list().await {
             Ok(entries) => reply.reply(|reply| match entries.iter().find(|e| e.id == id) {
@@ -151,17 +188,6 @@ async fn with_id(
             }),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
-        b"verify" => {
-            // A client that goes away does not wait for the answer, and then nobody reads on.
-            let outcome = tokio::select! {
-                outcome = handle.verify_for(id, Some(client)) => outcome,
-                () = reply.client_gone() => Err(CoordinatorError::VerifyCancelled(id)),
-            };
-            match outcome {
-                Ok(report) => reply.reply(|reply| verified(reply, id, &report)),
-                Err(error) => reply.reply(|reply| refuse(reply, &error)),
-            }
-        }
         b"delete" => match handle.delete(id).await {
             Ok(Deleted::Everywhere) => reply.reply(|reply| reply.ok()),
             Ok(Deleted::RemotePending) => reply.reply(|reply| {
@@ -198,20 +224,25 @@ fn refuse(reply: &mut Reply<'_>, error: &CoordinatorError) {
     reply.error(&fault::reply_text(error));
 }
 
-/// The reply of CREATE: what SHOW says of it.
-fn created(reply: &mut Reply<'_>, manifest: &Manifest, handle: &Handle) {
+/// The reply of CREATE: what SHOW says of it, and why it is a base if a delta was asked for.
+fn created(reply: &mut Reply<'_>, taken: &Taken, handle: &Handle) {
+    let manifest = &taken.manifest;
     let found = Entry {
         id: manifest.id(),
         name: Some(manifest.name()),
         state: EntryState::Published(Box::new(manifest.clone())),
         stored_bytes: manifest.meta().data_bytes,
     };
-    entry(reply, &found, handle);
+    let mut fields = entry_fields(&found, handle);
+    if let Some(due) = &taken.instead {
+        fields.push(("reason", Field::Text(format!("a base, not a delta: {due}"))));
+    }
+    map(reply, &fields);
 }
 
 /// The reply of VERIFY: what was read and found to be in order.
-fn verified(reply: &mut Reply<'_>, id: SnapshotId, report: &VerifyReport) {
-    let fields = [
+fn whole(reply: &mut Reply<'_>, id: SnapshotId, report: &VerifyReport, deep: Option<DeepReport>) {
+    let mut fields = vec![
         ("id", id.0),
         ("objects", report.objects),
         ("bytes", report.bytes),
@@ -219,15 +250,24 @@ fn verified(reply: &mut Reply<'_>, id: SnapshotId, report: &VerifyReport) {
         ("entries", report.entries),
         ("tail_records", report.tail_records),
     ];
-    map(reply, &fields.map(|(name, number)| (name, Field::Number(number))));
+    if let Some(deep) = deep {
+        fields.extend([("keys", deep.keys), ("snapshots", deep.snapshots as u64)]);
+    }
+    let fields: Vec<_> =
+        fields.into_iter().map(|(name, number)| (name, Field::Number(number))).collect();
+    map(reply, &fields);
 }
 
 fn entry(reply: &mut Reply<'_>, entry: &Entry, handle: &Handle) {
+    map(reply, &entry_fields(entry, handle));
+}
+
+fn entry_fields(entry: &Entry, handle: &Handle) -> Vec<(&'static str, Field)> {
     let mut fields = fields(entry);
     if let Some(place) = handle.remote_place(entry) {
         fields.push((REMOTE_FIELD, Field::Text(place)));
     }
-    map(reply, &fields);
+    fields
 }
 
 /// A map of fields.

@@ -10,6 +10,7 @@ use cutwater_snapshot::plan::PlanError;
 
 use crate::coordinator::CoordinatorError;
 use crate::restore::RestoreError;
+use crate::verify::DeepError;
 
 /// The kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +92,9 @@ impl From<&CoordinatorError> for Fault {
             C::Busy(_) | C::Engine(SnapshotStreamError::Busy) => Self::Busy,
             C::Cancelled(_) | C::VerifyCancelled(_) => Self::Cancelled,
             C::NothingToCancel | C::NotRunning(_) | C::NoVerification => Self::NotFound,
-            C::Engine(_) => Self::Failed,
+            C::Engine(_) | C::NoLog => Self::Failed,
             C::Store(error) => Self::from(&**error),
+            C::Deep(error) => Self::from(&**error),
             C::Closed => Self::Unreachable,
         }
     }
@@ -105,6 +107,16 @@ impl From<&SnapshotError> for Fault {
             S::Store(error) => error.into(),
             S::NoSnapshot { .. } | S::NotPublished { .. } => Self::NotFound,
             S::Damaged(_) | S::Refused { .. } | S::NoKeys | S::Chain { .. } => Self::Damaged,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<&DeepError> for Fault {
+    fn from(error: &DeepError) -> Self {
+        match error {
+            DeepError::Snapshot(error) => error.into(),
+            DeepError::Differs { .. } | DeepError::Open(OpenError::Image { .. }) => Self::Damaged,
             _ => Self::Failed,
         }
     }

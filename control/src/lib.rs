@@ -30,5 +30,6 @@ pub mod restore;
 pub mod schedule;
 pub mod serve;
 pub mod status;
+pub mod verify;
 
 pub use database::{Database, DatabaseConfig};

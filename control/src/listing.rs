@@ -36,10 +36,7 @@ pub fn fields(entry: &Entry) -> Vec<(&'static str, Field)> {
     let meta = entry.manifest().map(|manifest| manifest.meta());
     let number = |number: Option<u64>| number.map_or(Field::Nothing, Field::Number);
     let entries = entry.manifest().map(|manifest| sum_entries(manifest.cores()));
-    let kind = meta.map(|meta| match meta.kind {
-        SnapshotKind::Base => "base",
-        SnapshotKind::Delta => "delta",
-    });
+    let kind = meta.map(|meta| kind_name(meta.kind));
     let created_at_us = match &entry.state {
         EntryState::Tombstone(tombstone) => Some(tombstone.created_at_us),
         _ => meta.map(|meta| meta.created_at_us),
@@ -69,6 +66,14 @@ pub fn fields(entry: &Entry) -> Vec<(&'static str, Field)> {
         EntryState::Unfinished => {}
     }
     fields
+}
+
+/// The word for a kind.
+pub fn kind_name(kind: SnapshotKind) -> &'static str {
+    match kind {
+        SnapshotKind::Base => "base",
+        SnapshotKind::Delta => "delta",
+    }
 }
 
 /// A moment in UTC, to the microsecond; `None` after the year 9999.

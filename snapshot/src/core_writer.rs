@@ -112,6 +112,12 @@ impl CoreWriter {
         self.header.core
     }
 
+    /// Bytes of its objects so far, about: what of the last has been packed.
+    pub fn stored_bytes(&self) -> u64 {
+        let whole: u64 = self.objects.iter().map(|object| object.length).sum();
+        whole + self.piece.as_ref().map_or(0, Piece::stream_bytes)
+    }
+
     /// Writes everything that a shard sends, until its end mark.
     ///
     /// # Errors

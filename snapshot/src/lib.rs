@@ -4,7 +4,8 @@
 //! [`reader`], checked by [`verify`], ended by [`delete`], copied into another store by [`upload`]
 //! and brought elsewhere by [`restore`]; the log behind it is in the [`archive`], [`plan`] says
 //! what of both makes a moment, and [`retention`] what of both may go, but for what has a [`pin`];
-//! [`orphans`] nobody needs. Deltas and the base below them are a [`chain`].
+//! [`orphans`] nobody needs. Deltas and the base below them are a [`chain`]; what a delta holds is
+//! [`compact`]ed log.
 //! With keys configured it is sealed ([`sealing`]), and [`rekey`] brings it under another key.
 //! Underneath lie the formats ([`chunk`], [`compression`], [`decoder`], [`manifest`], [`claim`];
 //! byte by byte in `FORMAT.md`), the names ([`paths`]) and the stores ([`store`], [`local`]).
@@ -18,6 +19,7 @@ pub mod catalog;
 pub mod chain;
 pub mod chunk;
 pub mod claim;
+pub mod compact;
 pub mod compression;
 pub mod core_writer;
 pub mod decoder;

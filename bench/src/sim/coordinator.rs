@@ -12,6 +12,9 @@ use super::node::{Control, Node};
 use super::snapshot::Shot;
 use super::world::World;
 
+/// How many older snapshots a new one is compared with.
+const DELTA_PARENTS: usize = 2;
+
 impl World {
     /// Begins one, unless one is under way.
     pub(super) fn begin_snapshot(&mut self) {
@@ -92,7 +95,12 @@ impl World {
             return Ok(());
         }
         self.completed += 1;
-        self.complete.push(shot.complete(self.start)?);
+        let complete = shot.complete(self.start)?;
+        for parent in self.complete.iter().rev().take(DELTA_PARENTS) {
+            let disk = Arc::new(self.disk.clone());
+            super::delta::check(disk, &self.dir, &self.sealing.keys, parent, &complete)?;
+        }
+        self.complete.push(complete);
         if self.recycles && self.complete.len() > 2 {
             self.complete.remove(0);
         }

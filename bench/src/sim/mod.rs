@@ -14,6 +14,7 @@
 //! | [`boot`] | a start, as the engine makes it |
 //! | [`sealing`] | what a quarter of the seeds seals its log with, and what somebody does to it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
+//! | [`delta`] | what the logs hold between two snapshots |
 //! | [`archive`] | what an archiver takes out of the logs meanwhile |
 //! | [`client`], [`workload`] | who asks, and for what |
 //! | [`model`], [`search`], [`lossy`] | what answers are right, and what may be lost |
@@ -27,7 +28,8 @@
 //!    requests may be lost, but nothing survives that was built on what did not ([`lossy`]).
 //! 2. At rest everybody is answered, and no intent, transaction or parked command is left.
 //! 3. The logs alone, and each snapshot with the logs behind it, lead to the same state; and a
-//!    snapshot with its tail holds exactly the state at its end.
+//!    snapshot with its tail holds exactly the state at its end. What the logs hold between two
+//!    snapshots, folded, makes the newer of the older ([`delta`]).
 //! 4. What was archived before a crash is in the logs behind it, no more and no less.
 //! 5. A sealed frame that somebody has changed, with a checksum that fits, is never believed.
 
@@ -35,6 +37,7 @@ pub mod archive;
 pub mod boot;
 pub mod client;
 mod coordinator;
+pub mod delta;
 pub mod image;
 pub mod lossy;
 pub mod model;

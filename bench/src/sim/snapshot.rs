@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cutwater_engine::entry::Op;
 use cutwater_engine::log::{Coverage, Part};
 use cutwater_engine::shard::cut::{ChunkBudget, CutEvent};
-use cutwater_engine::types::{Lsn, SnapshotId, StartId};
+use cutwater_engine::types::{Lsn, Position, SnapshotId, StartId};
 
 use super::image::Image;
 
@@ -33,6 +33,7 @@ struct PartShot {
     ops: Vec<u8>,
     entries: u64,
     tail: Option<Vec<(Lsn, Vec<u8>)>>,
+    log_end: Position,
 }
 
 /// A complete snapshot.
@@ -42,6 +43,8 @@ pub struct Complete {
     pub coverage: Coverage,
     /// It restores the state at this LSN.
     pub end: Lsn,
+    /// Where everything up to its end lies before, in each log.
+    pub ends: Vec<Position>,
     /// The ops of each part.
     pub parts: Vec<Vec<u8>>,
     /// The image with its tail: the state at its end.
@@ -49,6 +52,11 @@ pub struct Complete {
 }
 
 impl Complete {
+    /// Its start and its end, for messages.
+    pub fn coverage_text(&self) -> String {
+        format!("the snapshot of start {} that ends at {}", self.coverage.start, self.end)
+    }
+
     /// The image without the tail: what the logs continue.
     ///
     /// # Errors
@@ -96,7 +104,10 @@ impl Shot {
                 part.entries += entries;
                 part.ops.extend_from_slice(&ops);
             }
-            CutEvent::Done { tail, .. } => part.tail = Some(tail),
+            CutEvent::Done { tail, log_end, .. } => {
+                part.tail = Some(tail);
+                part.log_end = log_end;
+            }
             CutEvent::Abandoned { .. } => self.given_up = true,
         }
         Ok(None)
@@ -123,6 +134,7 @@ impl Shot {
     pub fn complete(self, start: StartId) -> Result<Complete, String> {
         let end = self.end().ok_or("no part is frozen")?;
         let (mut parts, mut covered, mut at_end) = (Vec::new(), Vec::new(), Image::default());
+        let ends = self.parts.iter().map(|part| part.log_end).collect();
         for part in &self.parts {
             check_part(part)?;
             at_end.apply(&part.ops).map_err(|error| error.to_string())?;
@@ -138,7 +150,7 @@ impl Shot {
             covered.push(frozen);
             parts.push(part.ops);
         }
-        Ok(Complete { coverage: Coverage { start, parts: covered }, end, parts, at_end })
+        Ok(Complete { coverage: Coverage { start, parts: covered }, end, ends, parts, at_end })
     }
 }
 

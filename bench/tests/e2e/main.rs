@@ -11,6 +11,7 @@ mod cancel;
 mod clients;
 mod commands;
 mod damage;
+mod deltas;
 mod differential;
 mod durability;
 mod forgeries;

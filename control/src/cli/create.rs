@@ -17,6 +17,9 @@ use crate::interrupt::Interrupts;
 pub struct CreateArgs {
     #[command(flatten)]
     server: ServerArgs,
+    /// Store only what changed since the last snapshot, if that is possible; otherwise a base
+    #[arg(long)]
+    delta: bool,
     /// Return only when the snapshot is in the remote store as well
     #[arg(long)]
     wait_upload: bool,
@@ -28,7 +31,9 @@ pub struct CreateArgs {
 /// Creates a snapshot.
 pub fn execute(args: &CreateArgs, variables: &Variables) -> Result<(), Failure> {
     let interrupts = Interrupts::listen().map_err(Failure::Setup)?;
-    let mut call = LongCall::begin(&args.server, variables, vec!["CREATE".to_owned()])?;
+    let kind = if args.delta { "DELTA" } else { "BASE" };
+    let words = vec!["CREATE".to_owned(), kind.to_owned()];
+    let mut call = LongCall::begin(&args.server, variables, words)?;
     if args.wait_upload && call.side.status()?.text("remote_store").is_none() {
         // The snapshot is taken all the same: it was asked for.
         output::note("the server has no remote store: there is nothing to wait for");

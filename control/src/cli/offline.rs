@@ -16,6 +16,7 @@ use cutwater_control::fault::Fault;
 use cutwater_control::identity::{Identity, IdentityError};
 use cutwater_control::restore::gauge::{Gauge, Phase, RestoreProgress};
 use cutwater_control::restore::{Destination, RestoreError, Restored, Source, restore_with};
+use cutwater_control::verify::{DeepError, DeepReport, verify_deep};
 use cutwater_engine::engine::lock::{DataLock, LockError};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
@@ -65,6 +66,9 @@ pub enum OfflineError {
     /// A store knows no policy.
     #[error("a store without its server has no policy of its own")]
     NoPolicy,
+    /// A snapshot is not what it was taken of, or cannot be compared.
+    #[error(transparent)]
+    Deep(#[from] DeepError),
     /// Threads or files are short.
     #[error("cannot set up the work on the store: {0}")]
     Setup(io::Error),
@@ -81,6 +85,7 @@ impl OfflineError {
             Self::Lock(error) => error.into(),
             Self::Identity(_) | Self::Setup(_) => Fault::Failed,
             Self::Restore(error) => error.into(),
+            Self::Deep(error) => error.into(),
         }
     }
 
@@ -111,6 +116,18 @@ impl OfflineError {
             Self::Snapshot(S::Refused { .. } | S::NoKeys) => {
                 "Give its key with --key-file ID=PATH."
             }
+            Self::Snapshot(S::HasChildren { .. }) => "Delete what is on top of it first.",
+            Self::Deep(DeepError::Snapshot(S::NoSnapshot { .. } | S::NotPublished { .. })) => {
+                "Choose one that is published: cutwater snapshot list --store URL."
+            }
+            Self::Deep(DeepError::NoDigests { .. }) => "Verify it without --deep.",
+            Self::Deep(DeepError::Differs { .. }) => {
+                "Use another snapshot, and report this: no fault of a disk looks like it."
+            }
+            Self::Deep(error) if error.is_corruption() => {
+                "Use another snapshot, or another copy of this one."
+            }
+            Self::Deep(_) => "Mend what is named, and try again.",
             Self::Snapshot(error) if error.is_corruption() => {
                 "Use another snapshot, or another copy of this one."
             }
@@ -192,8 +209,10 @@ impl Store {
     /// for [`Store::list`].
     pub fn delete(&self, id: SnapshotId, interrupts: &Interrupts) -> Result<(), Failure> {
         let _lock = self.lock()?;
+        let catalog = self.catalog()?;
+        catalog.check_childless(id).map_err(OfflineError::from)?;
         let protect = match self.data_dir {
-            Some(_) => self.catalog()?.newest_two_checkpoints(),
+            Some(_) => catalog.newest_two_checkpoints(),
             None => Vec::new(),
         };
         let deletion = delete_snapshot(&*self.store, id, &protect, DELETE_REASON);
@@ -217,6 +236,36 @@ impl Store {
     /// # Errors
     /// [`SnapshotError::Damaged`] names object, offset and reason.
     pub fn verify(&self, id: SnapshotId, interrupts: &Interrupts) -> Result<VerifyReport, Failure> {
+        self.verified(id, interrupts, async |progress| {
+            verify::verify(&self.store, id, &self.keys, progress).await
+        })
+    }
+
+    /// Reads all of a snapshot, restores it in memory on so many shards, and compares it with what it
+    /// was taken of.
+    ///
+    /// # Errors
+    /// [`OfflineError::Deep`].
+    pub fn verify_deep(
+        &self,
+        id: SnapshotId,
+        shards: u16,
+        interrupts: &Interrupts,
+    ) -> Result<DeepReport, Failure> {
+        self.verified(id, interrupts, async |progress| {
+            verify_deep(&self.store, id, &self.keys, shards, progress).await
+        })
+    }
+
+    fn verified<T, E>(
+        &self,
+        id: SnapshotId,
+        interrupts: &Interrupts,
+        verify: impl AsyncFnOnce(&(dyn Fn(verify::Progress) + Send + Sync)) -> Result<T, E>,
+    ) -> Result<T, Failure>
+    where
+        OfflineError: From<E>,
+    {
         let (done, total) = (AtomicU64::new(0), AtomicU64::new(0));
         let count = |progress: verify::Progress| {
             done.store(progress.done_bytes, Ordering::Relaxed);
@@ -230,8 +279,7 @@ impl Store {
                 is_estimate: false,
             })
         };
-        let verified = pin!(verify::verify(&self.store, id, &self.keys, &count));
-        let verified = self.runtime.block_on(follow(verified, gauge, interrupts));
+        let verified = self.runtime.block_on(follow(pin!(verify(&count)), gauge, interrupts));
         let verified = verified.map_err(|by| {
             let what = format!("the verification of snapshot {id} was stopped");
             Failure::Interrupted { by, what }

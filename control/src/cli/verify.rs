@@ -16,6 +16,13 @@ use crate::interrupt::Interrupts;
 pub struct VerifyArgs {
     /// The snapshot's number
     id: u64,
+    /// Restore it in memory, too, and compare it with what it was taken of
+    #[arg(long)]
+    deep: bool,
+    /// With --deep and --store: on how many shards
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "deep")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=16_384))]
+    shards: u16,
     #[command(flatten)]
     source: SourceArgs,
     /// Print a JSON object
@@ -31,7 +38,11 @@ pub fn execute(args: &VerifyArgs, variables: &Variables) -> Result<(), Failure> 
     let interrupts = Interrupts::listen().map_err(Failure::Setup)?;
     let counts: Vec<Option<u64>> = match args.source.store(variables)? {
         Some(store) => {
-            let report = store.verify(SnapshotId(args.id), &interrupts)?;
+            let id = SnapshotId(args.id);
+            let report = match args.deep {
+                true => store.verify_deep(id, args.shards, &interrupts)?.read,
+                false => store.verify(id, &interrupts)?,
+            };
             let counts =
                 [report.objects, report.bytes, report.chunks, report.entries, report.tail_records];
             counts.map(Some).to_vec()
@@ -40,9 +51,13 @@ pub fn execute(args: &VerifyArgs, variables: &Variables) -> Result<(), Failure> 
     };
     let id = args.id;
     if !args.json {
-        return output::print(&format!("verified snapshot {id}: it is whole"));
+        let compared = if args.deep { ", and restores what it was taken of" } else { "" };
+        return output::print(&format!("verified snapshot {id}: it is whole{compared}"));
     }
     let mut report = json!({ "id": id, "whole": true });
+    if args.deep {
+        report["compared"] = true.into();
+    }
     for (name, count) in COUNTS.iter().zip(counts) {
         report[*name] = count.map_or(Json::Null, Json::from);
     }
@@ -54,7 +69,10 @@ fn online(
     variables: &Variables,
     interrupts: &Interrupts,
 ) -> Result<Vec<Option<u64>>, Failure> {
-    let words = vec!["VERIFY".to_owned(), args.id.to_string()];
+    let mut words = vec!["VERIFY".to_owned(), args.id.to_string()];
+    if args.deep {
+        words.push("DEEP".to_owned());
+    }
     let mut call = LongCall::begin(&args.source.server, variables, words)?;
     let mut meter = Meter::new();
     loop {

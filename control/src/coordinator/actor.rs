@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use cutwater_engine::Engine;
 use cutwater_engine::clock::wall_micros;
+use cutwater_engine::engine::log_dir;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, SnapshotId};
-use cutwater_snapshot::catalog::{CHECKPOINTS, Catalog, Entry};
+use cutwater_snapshot::catalog::{Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::delete::delete_snapshot;
@@ -22,18 +23,21 @@ use cutwater_snapshot::pin::set_pin;
 use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::store::paced::PacedStore;
-use cutwater_snapshot::verify::{VerifyReport, verify};
+use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument as _;
 
 use super::archive::ArchiveStatus;
-use super::job::{self, BASE_DUE, CHECKPOINT, Form};
-use super::message::Deleted;
+use super::delta::{self, BaseDue, parent};
+use super::growth::LogGrowth;
+use super::job::{self, BASE_DUE, CHECKPOINT, Form, Order};
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply};
-use super::recycle::{Archived, recycle};
+use super::message::{Deleted, Taken};
+use super::readback::ReadBacks;
+use super::recycle::{Archived, recycle, superfluous_checkpoints};
 use super::retention::RETIRED;
 use super::upload::{DELETED, Uploads};
 use super::verification::Verifications;
@@ -82,7 +86,7 @@ const BASE_RETRY: Duration = Duration::from_secs(30);
 const REMOTE_DELETE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What comes back from a job.
-type JobResult = (Claimant, Result<Manifest, CoordinatorError>);
+type JobResult = (Claimant, Result<Taken, CoordinatorError>);
 
 struct Job {
     id: SnapshotId,
@@ -92,7 +96,7 @@ struct Job {
     client: Option<u64>,
     since_us: u64,
     /// Who asked; none for a checkpoint.
-    reply: Option<Reply<Manifest>>,
+    reply: Option<Reply<Taken>>,
     /// Who waits until it is cancelled.
     cancellers: Vec<Reply<SnapshotId>>,
 }
@@ -126,21 +130,16 @@ struct Actor {
     job: Option<Job>,
     verifications: Verifications,
     /// New snapshots that are read back.
-    readbacks: JoinSet<(SnapshotId, Result<VerifyReport, SnapshotError>)>,
+    readbacks: ReadBacks,
     uploads: Option<Uploads>,
     archive: Option<watch::Receiver<ArchiveStatus>>,
-    /// Whether the newest snapshot was read back, so that log may go on its account.
+    /// Whether a new snapshot was read back and none waits for it, so that log may go.
     may_recycle: bool,
     /// How far the archive had come when log was last let go.
     recycled_to: Lsn,
     /// A failed base is not tried again before this.
     base_retry_at: Instant,
-    old_log_bytes: u64,
-    /// What the newest checkpoint covers of this start's logs, by shard; `None` if it is of an
-    /// earlier one.
-    covered: Option<Vec<u64>>,
-    /// A failed checkpoint is not tried again before the log has grown by as much again.
-    retry_at_bytes: u64,
+    growth: LogGrowth,
     published: u64,
     failed: u64,
     cancelled: u64,
@@ -160,8 +159,6 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
     };
     let mut actor = Actor {
         paced_store,
-        old_log_bytes: 0,
-        covered: None,
         engine: setup.engine,
         store: setup.store,
         claimant: Some(setup.claimant),
@@ -172,13 +169,13 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         form: Form { keys: setup.keys, compression: setup.compression, limit_bytes_per_s: limit },
         job: None,
         verifications: Verifications::default(),
-        readbacks: JoinSet::new(),
+        readbacks: ReadBacks::default(),
+        growth: LogGrowth::default(),
         uploads: setup.uploads,
         archive: setup.archive,
         may_recycle: false,
         recycled_to: Lsn::ZERO,
         base_retry_at: Instant::now(),
-        retry_at_bytes: 0,
         published: 0,
         failed: 0,
         cancelled: 0,
@@ -209,12 +206,7 @@ impl Actor {
                     None => return self.give_up().await,
                 },
                 result = finished(&mut self.job) => self.job_over(result),
-                Some(read) = self.readbacks.join_next() => {
-                    // One that was given up has nothing to say.
-                    if let Ok((id, outcome)) = read {
-                        self.let_go(id, outcome).await;
-                    }
-                }
+                Some((id, outcome)) = self.readbacks.next() => self.let_go(id, outcome).await,
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -222,17 +214,29 @@ impl Actor {
 
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::Create(client, reply) => match &self.job {
-                Some(job) => drop(reply.send(Err(CoordinatorError::Busy(job.id)))),
-                None => {
-                    let job = self.begin(None);
-                    (job.client, job.reply) = (client, Some(reply));
-                }
-            },
+            Message::Create(kind, client, reply) => {
+                let refused = match (&self.job, kind) {
+                    (Some(job), _) => CoordinatorError::Busy(job.id),
+                    (None, SnapshotKind::Delta) if self.data_dir.is_none() => {
+                        CoordinatorError::NoLog
+                    }
+                    (None, _) => {
+                        let job = self.begin(kind, None);
+                        (job.client, job.reply) = (client, Some(reply));
+                        return;
+                    }
+                };
+                let _ = reply.send(Err(refused));
+            }
             Message::Cancel(id, reply) => self.cancel(id, reply),
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
             Message::Verify(id, client, reply) => {
                 self.verifications.begin(&self.paced_store, &self.form.keys, (id, client), reply);
+            }
+            Message::VerifyDeep(id, client, reply) => {
+                let (store, keys) = (&self.paced_store, &self.form.keys);
+                let shards = self.engine.shards();
+                self.verifications.begin_deep(store, keys, shards, (id, client), reply);
             }
             Message::CancelVerify(id, reply) => {
                 let outcome = match self.verifications.cancel(id) {
@@ -251,11 +255,19 @@ impl Actor {
     }
 
     /// Begins a snapshot, for a reason if nobody asked for it.
-    fn begin(&mut self, reason: Option<&'static str>) -> &mut Job {
+    fn begin(&mut self, kind: SnapshotKind, reason: Option<&'static str>) -> &mut Job {
         let mut claimant = self.claimant.take().expect("it is here while no job runs");
-        let (engine, form) = (Arc::clone(&self.engine), self.form.clone());
-        let work = Work::of_all_keys(engine.shared());
-        let job_work = Arc::clone(&work);
+        let engine = Arc::clone(&self.engine);
+        let work = match kind {
+            SnapshotKind::Base => Work::of_all_keys(engine.shared()),
+            SnapshotKind::Delta => Work::of_unknown_size(),
+        };
+        let order = Order {
+            form: self.form.clone(),
+            reason,
+            delta: (kind == SnapshotKind::Delta).then(|| self.delta_source()),
+            work: Arc::clone(&work),
+        };
         // Where that is possible a snapshot bears one id in both stores.
         if let Some(taken) = self.uploads.as_ref().and_then(Uploads::last_id) {
             claimant.skip_past(taken);
@@ -264,13 +276,21 @@ impl Actor {
         tracing::info!(snapshot = id.0, "snapshot begins");
         let span = tracing::info_span!("snapshot", id = id.0, lsn = tracing::field::Empty);
         let take = async move {
-            let result = job::take(&engine, &mut claimant, &form, reason, &job_work).await;
+            let result = job::run(&engine, &mut claimant, order).await;
             (claimant, result)
         };
         let handle = tokio::spawn(take.instrument(span));
         let since_us = wall_micros();
         let (client, reply, cancellers) = (None, None, Vec::new());
         self.job.insert(Job { id, handle, work, client, since_us, reply, cancellers })
+    }
+
+    /// What a delta would be made of now.
+    fn delta_source(&self) -> Result<delta::Source, BaseDue> {
+        let dir = self.data_dir.as_ref().ok_or(BaseDue::NoParent)?;
+        let remote = self.uploads.as_ref().map(Uploads::status);
+        let parent = parent::choose(&self.catalog, self.history, remote.as_ref())?;
+        Ok(delta::Source { parent, log_dir: log_dir(dir) })
     }
 
     /// Answered by [`Self::job_over`], when nothing of it is left.
@@ -300,7 +320,7 @@ impl Actor {
             }
         };
         match &outcome {
-            Ok(manifest) => {
+            Ok(Taken { manifest, .. }) => {
                 let end_lsn = manifest.meta().end_lsn.0;
                 tracing::info!(snapshot = manifest.id().0, end_lsn, "snapshot published");
                 self.catalog.add(manifest.clone());
@@ -309,7 +329,7 @@ impl Actor {
                 self.published += 1;
                 self.last_duration_us = wall_micros().saturating_sub(job.since_us);
                 self.last_error = None;
-                self.retry_at_bytes = 0;
+                self.growth.succeeded();
             }
             Err(error) => {
                 if let CoordinatorError::Cancelled(_) = error {
@@ -320,7 +340,7 @@ impl Actor {
                     self.failed += 1;
                     self.last_error = Some(error.to_string());
                 }
-                self.retry_at_bytes = self.log_since_checkpoint() + self.checkpoint_at();
+                self.growth.failed(&self.engine, self.checkpoint_log_bytes);
                 self.base_retry_at = Instant::now() + BASE_RETRY;
             }
         }
@@ -331,8 +351,9 @@ impl Actor {
             };
             let _ = canceller.send(answer);
         }
-        if let Ok(manifest) = &outcome {
-            self.read_back(manifest.id());
+        if let Ok(Taken { manifest, .. }) = &outcome {
+            self.may_recycle = false;
+            self.readbacks.begin(manifest.id(), &self.paced_store, &self.form.keys);
         }
         if let Some(reply) = job.reply.take() {
             let _ = reply.send(outcome);
@@ -340,34 +361,26 @@ impl Actor {
         self.publish_info();
     }
 
-    /// Reads a new snapshot back before log goes on its account.
-    fn read_back(&mut self, id: SnapshotId) {
-        self.may_recycle = false;
-        // Only the newest tells whether log may go.
-        self.readbacks.abort_all();
-        let (store, keys) = (Arc::clone(&self.paced_store), self.form.keys.clone());
-        self.readbacks.spawn(async move { (id, verify(&store, id, &keys, &|_| {}).await) });
-    }
-
-    /// A new snapshot was read back: lets go of what the checkpoints make superfluous.
+    /// A new snapshot was read back: when all were, lets go of what the checkpoints make superfluous.
     async fn let_go(&mut self, id: SnapshotId, outcome: Result<VerifyReport, SnapshotError>) {
-        if let Err(error) = outcome {
+        let name = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::name);
+        if let (Err(error), Some(name)) = (outcome, name) {
             tracing::error!(snapshot = id.0, %error, "a new snapshot cannot be read back");
             self.last_error = Some(error.to_string());
+            if error.is_corruption() {
+                // It is no checkpoint, and nothing is taken on top of it.
+                self.catalog.distrust(name, &format!("it could not be read back: {error}"));
+                self.show_uploads();
+                self.measure_old_logs();
+            }
             return;
         }
-        self.may_recycle = true;
+        self.may_recycle = self.readbacks.are_done();
+        if !self.may_recycle {
+            return;
+        }
         self.recycle();
-        let automatic = |manifest: &&Manifest| manifest.raw().reason.as_deref() == Some(CHECKPOINT);
-        let superfluous: Vec<SnapshotId> = self
-            .catalog
-            .published()
-            .rev()
-            .skip(CHECKPOINTS)
-            .filter(automatic)
-            .map(Manifest::id)
-            .collect();
-        for id in superfluous {
+        for id in superfluous_checkpoints(&self.catalog) {
             if let Err(error) = self.delete(id, "an older checkpoint").await {
                 tracing::warn!(snapshot = id.0, %error, "an older checkpoint stays");
             }
@@ -407,6 +420,7 @@ impl Actor {
         if let Some(job) = self.job.as_ref().filter(|job| job.id == id) {
             return Err(CoordinatorError::Busy(job.id));
         }
+        self.catalog.check_childless(id)?;
         let protected = self.catalog.newest_two_checkpoints();
         let (tombstone, _) = delete_snapshot(&*self.store, id, &protected, reason).await?;
         self.catalog.bury(tombstone);
@@ -460,11 +474,10 @@ impl Actor {
 
     fn tick(&mut self) {
         if self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
-            let at = self.checkpoint_at().max(self.retry_at_bytes);
             if self.is_base_due() {
-                self.begin(Some(BASE_DUE));
-            } else if self.log_since_checkpoint() >= at {
-                self.begin(Some(CHECKPOINT));
+                self.begin(SnapshotKind::Base, Some(BASE_DUE));
+            } else if self.growth.is_checkpoint_due(&self.engine, self.checkpoint_log_bytes) {
+                self.begin(SnapshotKind::Base, Some(CHECKPOINT));
             }
         }
         self.ticks += 1;

@@ -1,5 +1,5 @@
-//! A published snapshot as the engine's start reads it: chunk by chunk, verified, on the loader's
-//! threads.
+//! A published snapshot as the engine's start reads it, with the chain below it if it is a delta:
+//! layer by layer, chunk by chunk, verified, on the loader's threads.
 
 use std::sync::Arc;
 
@@ -18,52 +18,64 @@ use tokio::runtime::Handle;
 pub struct SnapshotImage {
     runtime: Handle,
     store: Arc<dyn ObjectStore>,
-    manifest: Manifest,
+    /// The base, and the deltas on top of it, each with the keys that open it; it is the last.
+    chain: Vec<(Manifest, Keyring)>,
     /// Whether the logs of the data directory continue it.
     continued: bool,
-    keys: Keyring,
 }
 
 impl SnapshotImage {
-    /// An image for a data directory of this history, which these keys open.
+    /// An image of a chain, base first, for a data directory of this history.
+    ///
+    /// # Panics
+    /// If the chain is empty.
     pub fn new(
         runtime: Handle,
         store: Arc<dyn ObjectStore>,
-        manifest: Manifest,
+        chain: Vec<(Manifest, Keyring)>,
         history: HistoryId,
-        keys: Keyring,
     ) -> Self {
-        let continued = manifest.identity().history == history && start_of(&manifest).0 > 0;
-        Self { runtime, store, manifest, continued, keys }
+        let (last, _) = chain.last().expect("a chain has a base");
+        let continued = last.identity().history == history && start_of(last).0 > 0;
+        Self { runtime, store, chain, continued }
+    }
+
+    fn last(&self) -> &Manifest {
+        &self.chain[self.chain.len() - 1].0
     }
 }
 
 impl ImageSource for SnapshotImage {
     fn name(&self) -> String {
-        self.manifest.name().to_string()
+        self.last().name().to_string()
     }
 
     fn coverage(&self) -> Option<Coverage> {
-        self.continued.then(|| coverage(&self.manifest))
+        self.continued.then(|| coverage(self.last()))
     }
 
     fn end_lsn(&self) -> Lsn {
-        self.manifest.meta().end_lsn
+        self.last().meta().end_lsn
     }
 
-    fn parts(&self, _layer: usize) -> usize {
-        self.manifest.cores().len()
+    fn layers(&self) -> usize {
+        self.chain.len()
+    }
+
+    fn parts(&self, layer: usize) -> usize {
+        self.chain[layer].0.cores().len()
     }
 
     fn read(
         &self,
-        _layer: usize,
+        layer: usize,
         part: usize,
         with_tail: bool,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
-        let core = self.manifest.cores().get(part).ok_or("no such part")?.core;
-        let snapshot = self.manifest.unlock(&self.keys).map_err(|error| error.to_string())?;
+        let (manifest, keys) = self.chain.get(layer).ok_or("no such layer")?;
+        let core = manifest.cores().get(part).ok_or("no such part")?.core;
+        let snapshot = manifest.unlock(keys).map_err(|error| error.to_string())?;
         let mut reader = CoreReader::open(&self.runtime, Arc::clone(&self.store), &snapshot, core);
         while let Some(chunk) = reader.next_blocking().map_err(|error| error.to_string())? {
             match chunk.kind {

@@ -6,22 +6,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
-use cutwater_engine::engine::{PartEvent, PartStream};
+use cutwater_engine::engine::{PartEvent, PartStream, SnapshotPlan};
+use cutwater_engine::keyspace::SlotDigests;
 use cutwater_engine::seal::Keyring;
+use cutwater_engine::slot::SLOT_COUNT;
+use cutwater_engine::types::Lsn;
 use cutwater_engine::{Engine, SnapshotStreamError};
 use cutwater_snapshot::chunk::push_tail_record;
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::core_writer::{CoreWriter, FinishedCore, PartPoint};
 use cutwater_snapshot::error::SnapshotError;
-use cutwater_snapshot::ident::SnapshotUuid;
+use cutwater_snapshot::ident::{self, SnapshotUuid};
 use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::upload::Throttle;
-use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
+use cutwater_snapshot::writer::{SlotSummary, SnapshotSpec, SnapshotWriter};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::message::CoordinatorError;
+use super::delta::{self, BaseDue};
+use super::message::{CoordinatorError, Taken};
 use super::work::Work;
 
 /// Bytes of tail records that one chunk holds.
@@ -43,7 +47,45 @@ pub struct Form {
     pub limit_bytes_per_s: Option<u64>,
 }
 
-/// Takes a snapshot, unless it is cancelled meanwhile. Once the manifest is on its way it is too
+/// What a job is to do.
+#[derive(Debug)]
+pub struct Order {
+    /// How it is stored.
+    pub form: Form,
+    /// Why it is taken, if nobody asked for it.
+    pub reason: Option<&'static str>,
+    /// What a delta is to be made of, or why a base is due; `None`: a base is asked for.
+    pub delta: Option<Result<delta::Source, BaseDue>>,
+    /// How far it is, and whether it is still wanted.
+    pub work: Arc<Work>,
+}
+
+/// Takes a delta if one is ordered and there can be one, else a base.
+///
+/// # Errors
+/// As for [`take`].
+pub async fn run(
+    engine: &Engine,
+    claimant: &mut Claimant,
+    order: Order,
+) -> Result<Taken, CoordinatorError> {
+    let Order { form, reason, delta, work } = order;
+    let due = match delta {
+        None => None,
+        Some(Err(due)) => Some(due),
+        Some(Ok(source)) => match delta::take(engine, claimant, &form, source, &work).await? {
+            Ok(manifest) => return Ok(Taken { manifest, instead: None }),
+            Err(due) => Some(due),
+        },
+    };
+    if let Some(due) = &due {
+        tracing::warn!(%due, "a base is taken instead of a delta");
+    }
+    let manifest = take(engine, claimant, &form, reason, &work).await?;
+    Ok(Taken { manifest, instead: due })
+}
+
+/// Takes a base, unless it is cancelled meanwhile. Once the manifest is on its way it is too
 /// late for that.
 ///
 /// # Errors
@@ -56,8 +98,10 @@ pub async fn take(
     work: &Arc<Work>,
 ) -> Result<Manifest, CoordinatorError> {
     let id = claimant.next_id();
+    let digest_seed = random_u64()?;
+    let plan = SnapshotPlan { cut: None, digest_seed, only_digests: false };
     let streams = tokio::select! {
-        streams = engine.create_snapshot(None) => streams?,
+        streams = engine.create_snapshot(plan) => streams?,
         () = work.cancelled() => return Err(CoordinatorError::Cancelled(id)),
     };
     let cores = u16::try_from(streams.parts.len()).expect("there are at most 16,384 shards");
@@ -70,15 +114,39 @@ pub async fn take(
     let throttle = Arc::new(Throttle::new(form.limit_bytes_per_s));
     match write_parts(&writer, streams.parts, &throttle, work).await {
         Ok(_) if work.is_cancelled() => Err(give_up(writer, CoordinatorError::Cancelled(id)).await),
-        Ok(parts) => match writer.finish(parts, Vec::new()).await {
-            Ok(manifest) => Ok(manifest),
-            Err(error) => Err(give_up(writer, error.into()).await),
-        },
+        Ok((parts, digests)) => {
+            match writer.finish_with(parts, summary(digest_seed, digests)).await {
+                Ok(manifest) => Ok(manifest),
+                Err(error) => Err(give_up(writer, error.into()).await),
+            }
+        }
         Err(error) => Err(give_up(writer, error).await),
     }
 }
 
-async fn give_up(writer: SnapshotWriter, error: CoordinatorError) -> CoordinatorError {
+/// A seed that nobody can know.
+pub(super) fn random_u64() -> Result<u64, CoordinatorError> {
+    let mut bytes = [0; 8];
+    ident::random(&mut bytes).map_err(|_| SnapshotStreamError::Stopped)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What the manifest says of all slots together.
+pub(super) fn summary(seed: u64, parts: Vec<SlotDigests>) -> SlotSummary {
+    SlotSummary { counts: Vec::new(), digests: Some((seed, gather_digests(parts))) }
+}
+
+/// The digests of all slots, in order, of the shards' parts.
+pub(crate) fn gather_digests(parts: Vec<SlotDigests>) -> Vec<u128> {
+    let mut digests = vec![0; usize::from(SLOT_COUNT)];
+    for SlotDigests { first, sums } in parts {
+        let first = usize::from(first.0);
+        digests[first..first + sums.len()].copy_from_slice(&sums);
+    }
+    digests
+}
+
+pub(super) async fn give_up(writer: SnapshotWriter, error: CoordinatorError) -> CoordinatorError {
     if let Err(abort) = writer.abort(&error.to_string()).await {
         tracing::warn!(%abort, "what is left of the snapshot stays until the next start");
     }
@@ -90,7 +158,7 @@ async fn write_parts(
     parts: Vec<PartStream>,
     throttle: &Arc<Throttle>,
     work: &Arc<Work>,
-) -> Result<Vec<FinishedCore>, CoordinatorError> {
+) -> Result<(Vec<FinishedCore>, Vec<SlotDigests>), CoordinatorError> {
     let mut tasks = JoinSet::new();
     for part in parts {
         let core = writer.core(part.log.shard);
@@ -110,13 +178,15 @@ async fn write_parts(
 }
 
 async fn join_parts(
-    tasks: &mut JoinSet<Result<FinishedCore, CoordinatorError>>,
-) -> Result<Vec<FinishedCore>, CoordinatorError> {
-    let mut finished = Vec::with_capacity(tasks.len());
+    tasks: &mut JoinSet<Result<(FinishedCore, SlotDigests), CoordinatorError>>,
+) -> Result<(Vec<FinishedCore>, Vec<SlotDigests>), CoordinatorError> {
+    let (mut finished, mut digests) = (Vec::new(), Vec::new());
     while let Some(result) = tasks.join_next().await {
-        finished.push(result.map_err(|_| CoordinatorError::Closed)??);
+        let (core, of_core) = result.map_err(|_| CoordinatorError::Closed)??;
+        finished.push(core);
+        digests.push(of_core);
     }
-    Ok(finished)
+    Ok((finished, digests))
 }
 
 async fn write_part(
@@ -124,7 +194,7 @@ async fn write_part(
     mut part: PartStream,
     throttle: Arc<Throttle>,
     work: Arc<Work>,
-) -> Result<FinishedCore, CoordinatorError> {
+) -> Result<(FinishedCore, SlotDigests), CoordinatorError> {
     loop {
         match part.next().await? {
             PartEvent::Chunk(chunk) => {
@@ -136,7 +206,7 @@ async fn write_part(
                 core.image(body, ops).await?;
                 work.add(bytes, entries);
             }
-            PartEvent::End { tail, .. } => {
+            PartEvent::End { tail, digests, .. } => {
                 write_tail(&mut core, &tail).await?;
                 tracing::debug!("the part is written");
                 let point = PartPoint {
@@ -144,15 +214,15 @@ async fn write_part(
                     log_id: part.log,
                     position: part.position,
                 };
-                return Ok(core.finish(point).await?);
+                return Ok((core.finish(point).await?, digests));
             }
         }
     }
 }
 
-async fn write_tail(
+pub(super) async fn write_tail(
     core: &mut CoreWriter,
-    tail: &[(cutwater_engine::types::Lsn, Vec<u8>)],
+    tail: &[(Lsn, Vec<u8>)],
 ) -> Result<(), SnapshotError> {
     let (mut body, mut records) = (Vec::new(), 0);
     for (lsn, ops) in tail {

@@ -6,15 +6,17 @@ use cutwater_engine::SnapshotStreamError;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{Entry, EntryState};
 use cutwater_snapshot::error::SnapshotError;
-use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
 use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::{mpsc, oneshot};
 
 use super::archive::ArchiveStatus;
+use super::delta::BaseDue;
 use super::remote::RemoteState;
 use super::upload::{Uploading, Uploads};
 use super::work::Running;
+use crate::verify::{DeepError, DeepReport};
 
 /// Requests that wait for the coordinator.
 pub const REQUESTS: usize = 64;
@@ -46,6 +48,14 @@ pub enum CoordinatorError {
     /// The store could not take or give it.
     #[error("{0}")]
     Store(Arc<SnapshotError>),
+    /// A delta was asked for where there is no log.
+    #[error(
+        "deltas come from the log, and this server runs without one (--no-log): take a base instead"
+    )]
+    NoLog,
+    /// It is not what it was taken of, or cannot be compared.
+    #[error("{0}")]
+    Deep(Arc<DeepError>),
     /// The coordinator has ended.
     #[error("the database is being closed")]
     Closed,
@@ -55,6 +65,21 @@ impl From<SnapshotError> for CoordinatorError {
     fn from(error: SnapshotError) -> Self {
         Self::Store(Arc::new(error))
     }
+}
+
+impl From<DeepError> for CoordinatorError {
+    fn from(error: DeepError) -> Self {
+        Self::Deep(Arc::new(error))
+    }
+}
+
+/// A snapshot that was taken.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// It, published.
+    pub manifest: Manifest,
+    /// Why it is a base, if a delta was asked for.
+    pub instead: Option<BaseDue>,
 }
 
 /// Where the coordinator stands.
@@ -177,7 +202,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, CoordinatorError>>;
 #[derive(Debug)]
 pub(super) enum Message {
     /// From a client, if it was one; answered when the manifest is published, or with why not.
-    Create(Option<u64>, Reply<Manifest>),
+    Create(SnapshotKind, Option<u64>, Reply<Taken>),
     /// Answered when the snapshot under way is over and nothing of it is left, with its id; if one
     /// is named, only that one.
     Cancel(Option<SnapshotId>, Reply<SnapshotId>),
@@ -186,6 +211,8 @@ pub(super) enum Message {
     /// From a client, if it was one; answered when everything was read. The actor goes on
     /// meanwhile, and the reading ends when nobody waits for the answer any more.
     Verify(SnapshotId, Option<u64>, Reply<VerifyReport>),
+    /// The same, and compared with what it was taken of.
+    VerifyDeep(SnapshotId, Option<u64>, Reply<DeepReport>),
     /// Answered at once, with how many were told to end; of one snapshot, or of all.
     CancelVerify(Option<SnapshotId>, Reply<u64>),
     /// Answered when the objects are gone.
@@ -212,20 +239,34 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes a snapshot; completes when its manifest is published.
+    /// Takes a base; completes when its manifest is published.
     ///
     /// # Errors
-    /// [`CoordinatorError::Busy`] names the one under way.
+    /// As for [`Handle::create_for`].
     pub async fn create(&self) -> Result<Manifest, CoordinatorError> {
-        self.create_for(None).await
+        Ok(self.create_kind(SnapshotKind::Base).await?.manifest)
     }
 
-    /// [`Self::create`] for a client, as CLIENT ID says it, which [`Status`] then names.
+    /// Takes a base, or a delta; completes when its manifest is published. Where a base is due it is
+    /// taken instead of a delta, and [`Taken::instead`] says why.
     ///
     /// # Errors
-    /// As for [`Self::create`]; [`CoordinatorError::Cancelled`] if somebody cancels it.
-    pub async fn create_for(&self, client: Option<u64>) -> Result<Manifest, CoordinatorError> {
-        self.ask(|reply| Message::Create(client, reply)).await
+    /// As for [`Handle::create_for`].
+    pub async fn create_kind(&self, kind: SnapshotKind) -> Result<Taken, CoordinatorError> {
+        self.create_for(kind, None).await
+    }
+
+    /// [`Self::create_kind`] for a client, as CLIENT ID says it, which [`Status`] then names.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Busy`] names the one under way; [`CoordinatorError::NoLog`] where a delta
+    /// is never possible; [`CoordinatorError::Cancelled`] if somebody cancels it.
+    pub async fn create_for(
+        &self,
+        kind: SnapshotKind,
+        client: Option<u64>,
+    ) -> Result<Taken, CoordinatorError> {
+        self.ask(|reply| Message::Create(kind, client, reply)).await
     }
 
     /// Cancels the snapshot that is being taken, if `id` is given only that one; completes with its
@@ -264,6 +305,19 @@ impl Handle {
         client: Option<u64>,
     ) -> Result<VerifyReport, CoordinatorError> {
         self.ask(|reply| Message::Verify(id, client, reply)).await
+    }
+
+    /// Reads a snapshot whole, restores it in memory, and compares it with what it was taken of.
+    /// One at a time: each holds all keys once more. Dropped, it ends.
+    ///
+    /// # Errors
+    /// What is wrong with it; [`CoordinatorError::VerifyCancelled`] if somebody cancels it.
+    pub async fn verify_deep(
+        &self,
+        id: SnapshotId,
+        client: Option<u64>,
+    ) -> Result<DeepReport, CoordinatorError> {
+        self.ask(|reply| Message::VerifyDeep(id, client, reply)).await
     }
 
     /// Ends the verifications of one snapshot, or all; says how many.

@@ -6,6 +6,9 @@
 //! | [`message`] | what it is asked, and how one asks |
 //! | `actor` | the actor: one request at a time, at most one job beside it |
 //! | `job` | one snapshot: freeze, write the parts, publish |
+//! | [`delta`] | what changed since another snapshot, out of the log |
+//! | `growth` | how much log has come since the checkpoints |
+//! | `readback` | new snapshots that are read before anything rests on them |
 //! | [`image`] | a snapshot as the engine's start reads it |
 //! | [`remote`] | the role of the remote store's writer |
 //! | [`archive`] | the log on its way to the remote store |
@@ -20,10 +23,13 @@
 mod actor;
 pub mod archive;
 pub mod behind;
+pub mod delta;
+mod growth;
 pub mod image;
 mod job;
 pub mod message;
 pub mod pins;
+mod readback;
 pub(crate) mod recycle;
 pub mod remote;
 pub mod retention;
@@ -33,5 +39,5 @@ mod verification;
 pub mod work;
 
 pub use actor::{CoordinatorSetup, start};
-pub(crate) use job::{Form, take as take_snapshot};
-pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status, UploadProgress};
+pub(crate) use job::{Form, gather_digests, take as take_snapshot};
+pub use message::{CoordinatorError, Deleted, Handle, RemoteStatus, Status, Taken, UploadProgress};

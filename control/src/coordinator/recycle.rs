@@ -1,5 +1,5 @@
 //! Which log the checkpoints make superfluous: everything before the *older* of the two newest
-//! local snapshots, so that a damaged newest one still leaves a way back.
+//! ways back, a chain each, so that a damaged newest one still leaves another.
 //!
 //! Nor does log go that the archive lacks; the archiver sees to it that this ends some day.
 //!
@@ -11,18 +11,32 @@ use std::path::Path;
 use cutwater_engine::Engine;
 use cutwater_engine::engine::log_dir;
 use cutwater_engine::log::{Coverage, FileDisk, LogDisk, obsolete_files};
-use cutwater_engine::types::Position;
+use cutwater_engine::types::{Position, SnapshotId};
 use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::Manifest;
 
 use super::image::{coverage, start_of};
+use super::job::CHECKPOINT;
 
-/// The two newest snapshots that the logs of this history continue, newest first.
+/// The last snapshots of the two newest ways back ([`Catalog::ways_back`]) that the logs of this
+/// history continue, newest first. Two snapshots of one chain are not two ways back: what damages
+/// their base damages both.
 pub fn checkpoints(catalog: &Catalog, history: HistoryId) -> Vec<&Manifest> {
     let of_history =
-        |manifest: &&Manifest| manifest.identity().history == history && start_of(manifest).0 > 0;
-    catalog.published().rev().filter(of_history).take(2).collect()
+        |manifest: &Manifest| manifest.identity().history == history && start_of(manifest).0 > 0;
+    catalog.ways_back(of_history).iter().filter_map(|way| way.last().copied()).collect()
+}
+
+/// Automatic checkpoints from which no restart recovers any more, and on which nothing rests.
+pub fn superfluous_checkpoints(catalog: &Catalog) -> Vec<SnapshotId> {
+    let needed = catalog.newest_two_checkpoints();
+    let is_superfluous = |manifest: &&Manifest| {
+        manifest.raw().reason.as_deref() == Some(CHECKPOINT)
+            && !needed.contains(&manifest.id())
+            && catalog.children_of(manifest.id()).next().is_none()
+    };
+    catalog.published().filter(is_superfluous).map(Manifest::id).collect()
 }
 
 /// What of the log the archive has.

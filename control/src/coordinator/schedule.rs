@@ -45,8 +45,8 @@ pub fn start(rules: Vec<Rule>, history: HistoryId, handle: Handle) -> JoinHandle
     })
 }
 
-async fn take(handle: &Handle, _kind: SnapshotKind) -> Result<(), CoordinatorError> {
-    handle.create().await.map(drop)
+async fn take(handle: &Handle, kind: SnapshotKind) -> Result<(), CoordinatorError> {
+    handle.create_kind(kind).await.map(drop)
 }
 
 /// When the last snapshots of this history were begun that serve a rule.

@@ -8,15 +8,20 @@ use cutwater_engine::clock::wall_micros;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
-use cutwater_snapshot::verify::{VerifyReport, verify};
+use cutwater_snapshot::verify::{Progress, VerifyReport, verify};
+use futures::future::BoxFuture;
+use tokio::sync::Mutex;
 
 use super::message::{CoordinatorError, Reply};
 use super::work::{Running, Work};
+use crate::verify::{DeepReport, verify_deep};
 
 /// Those under way.
 #[derive(Debug, Default)]
 pub struct Verifications {
     running: Vec<Verification>,
+    /// Held by the deep one under way: each holds all keys once more.
+    deep_turn: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -29,26 +34,56 @@ struct Verification {
 }
 
 impl Verifications {
-    /// Begins one.
+    /// Begins one that reads.
     pub fn begin(
         &mut self,
         store: &Arc<dyn ObjectStore>,
         keys: &Keyring,
         (id, client): (SnapshotId, Option<u64>),
-        mut reply: Reply<VerifyReport>,
+        reply: Reply<VerifyReport>,
+    ) {
+        let (store, keys) = (Arc::clone(store), keys.clone());
+        self.run((id, client), reply, move |work| {
+            Box::pin(async move {
+                let told = |progress| tell(&work, progress);
+                Ok(verify(&store, id, &keys, &told).await?)
+            })
+        });
+    }
+
+    /// Begins one that reads, restores on so many shards and compares. They wait for each other.
+    pub fn begin_deep(
+        &mut self,
+        store: &Arc<dyn ObjectStore>,
+        keys: &Keyring,
+        shards: u16,
+        (id, client): (SnapshotId, Option<u64>),
+        reply: Reply<DeepReport>,
+    ) {
+        let (store, keys, turn) = (Arc::clone(store), keys.clone(), Arc::clone(&self.deep_turn));
+        self.run((id, client), reply, move |work| {
+            Box::pin(async move {
+                let _turn = turn.lock().await;
+                let told = |progress| tell(&work, progress);
+                Ok(verify_deep(&store, id, &keys, shards, &told).await?)
+            })
+        });
+    }
+
+    fn run<T: Send + 'static>(
+        &mut self,
+        (id, client): (SnapshotId, Option<u64>),
+        mut reply: Reply<T>,
+        begin: impl FnOnce(Arc<Work>) -> BoxFuture<'static, Result<T, CoordinatorError>>,
     ) {
         self.forget_ended();
-        let (store, keys) = (Arc::clone(store), keys.clone());
         let work = Work::of_unknown_size();
         let since_us = wall_micros();
         self.running.push(Verification { id, client, since_us, work: Arc::downgrade(&work) });
+        let reading = begin(Arc::clone(&work));
         tokio::spawn(async move {
-            let progress = |progress: cutwater_snapshot::verify::Progress| {
-                work.done_bytes.store(progress.done_bytes, Ordering::Relaxed);
-                work.total_bytes.store(progress.total_bytes, Ordering::Relaxed);
-            };
             let outcome = tokio::select! {
-                report = verify(&store, id, &keys, &progress) => Some(report.map_err(Into::into)),
+                outcome = reading => Some(outcome),
                 () = work.cancelled() => Some(Err(CoordinatorError::VerifyCancelled(id))),
                 () = reply.closed() => None,
             };
@@ -80,4 +115,9 @@ impl Verifications {
     fn forget_ended(&mut self) {
         self.running.retain(|one| one.work.strong_count() > 0);
     }
+}
+
+fn tell(work: &Work, progress: Progress) {
+    work.done_bytes.store(progress.done_bytes, Ordering::Relaxed);
+    work.total_bytes.store(progress.total_bytes, Ordering::Relaxed);
 }

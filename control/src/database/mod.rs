@@ -27,7 +27,7 @@ use cutwater_snapshot::claim::{Claimant, Takeover};
 use cutwater_snapshot::delete::sweep_leftovers;
 use cutwater_snapshot::ident::WriterNonce;
 use cutwater_snapshot::local::LocalStore;
-use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
 use cutwater_snapshot::plan::Target;
 use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
@@ -40,8 +40,9 @@ use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
 use crate::coordinator::behind::Known;
 use crate::coordinator::remote;
 use crate::coordinator::upload::{LocalView, Uploads};
-use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle};
+use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle, Taken};
 use crate::restore::{self, Destination, Source};
+use crate::verify::DeepReport;
 
 pub use config::DatabaseConfig;
 pub use error::DatabaseError;
@@ -208,6 +209,15 @@ impl Database {
         self.coordinator.create().await
     }
 
+    /// Takes a delta; completes when it is published. Where a base is due that is taken instead,
+    /// and [`Taken::instead`] says why.
+    ///
+    /// # Errors
+    /// As for [`Handle::create_kind`].
+    pub async fn snapshot_delta(&self) -> Result<Taken, CoordinatorError> {
+        self.coordinator.create_kind(SnapshotKind::Delta).await
+    }
+
     /// The snapshots of the store.
     ///
     /// # Errors
@@ -222,6 +232,14 @@ impl Database {
     /// As for [`Handle::verify`].
     pub async fn verify(&self, id: SnapshotId) -> Result<VerifyReport, CoordinatorError> {
         self.coordinator.verify(id).await
+    }
+
+    /// Reads a snapshot whole, restores it in memory, and compares it with what it was taken of.
+    ///
+    /// # Errors
+    /// As for [`Handle::verify_deep`].
+    pub async fn verify_deep(&self, id: SnapshotId) -> Result<DeepReport, CoordinatorError> {
+        self.coordinator.verify_deep(id, None).await
     }
 
     /// Deletes a snapshot.

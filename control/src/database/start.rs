@@ -92,7 +92,9 @@ pub(super) fn distrust_unloaded(catalog: &mut Catalog, recovered: &Recovered) {
     }
 }
 
-/// The images that a start may load, newest first.
+/// The images that a start may load, newest first: down to the second way back, which has nothing
+/// in common with the first. What lies between the two shares the base of the first, and is a way
+/// back if only what is on top of it is damaged.
 pub(super) fn images(
     store: &Arc<dyn ObjectStore>,
     catalog: &Catalog,
@@ -103,16 +105,20 @@ pub(super) fn images(
     if !log {
         return Vec::new();
     }
-    let image = |manifest: &Manifest| {
+    let image = |chain: Vec<&Manifest>| {
         let (runtime, store) = (Runtime::current(), Arc::clone(store));
-        let image = SnapshotImage::new(
-            runtime,
-            store,
-            manifest.clone(),
-            identity.history,
-            keys.for_reading(manifest),
-        );
+        let chain = chain.into_iter().map(|it| (it.clone(), keys.for_reading(it))).collect();
+        let image = SnapshotImage::new(runtime, store, chain, identity.history);
         Box::new(image) as Box<dyn ImageSource>
     };
-    catalog.published().rev().take(2).map(image).collect()
+    let ways = catalog.ways_back(|_| true);
+    let last_way = ways.last().and_then(|way| way.last()).map(|manifest| manifest.id());
+    let mut images = Vec::new();
+    for manifest in catalog.published().rev() {
+        images.extend(catalog.chain_of(manifest.id()).ok().map(image));
+        if Some(manifest.id()) == last_way {
+            break;
+        }
+    }
+    images
 }

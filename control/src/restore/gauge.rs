@@ -11,7 +11,7 @@ use crate::coordinator::work::Work;
 #[derive(Debug, Default)]
 pub struct Gauge {
     /// Bytes of the base's and the deltas' objects that were read, and all of them.
-    pub(super) snapshots: Counter,
+    pub(crate) snapshots: Counter,
     /// Bytes of the archive's objects that were replayed, and all of them.
     pub(super) log: Counter,
     base: OnceLock<Arc<Work>>,
@@ -22,13 +22,13 @@ pub struct Gauge {
 
 /// What is done of how much.
 #[derive(Debug, Default)]
-pub(super) struct Counter {
+pub(crate) struct Counter {
     done_bytes: AtomicU64,
     total_bytes: AtomicU64,
 }
 
 impl Counter {
-    pub(super) fn expect(&self, total_bytes: u64) {
+    pub(crate) fn expect(&self, total_bytes: u64) {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
@@ -36,7 +36,7 @@ impl Counter {
         self.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn parts(&self) -> (u64, u64) {
+    pub(crate) fn parts(&self) -> (u64, u64) {
         (self.done_bytes.load(Ordering::Relaxed), self.total_bytes.load(Ordering::Relaxed))
     }
 }
@@ -115,7 +115,7 @@ impl Gauge {
     }
 
     /// What [`Self::failed`] kept.
-    pub(super) fn take_failure(&self) -> Option<RestoreError> {
+    pub(crate) fn take_failure(&self) -> Option<RestoreError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

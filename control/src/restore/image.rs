@@ -34,6 +34,9 @@ pub struct PlanImage {
     pub keys: Keyring,
     /// The base, and the deltas on top of it.
     pub snapshots: Vec<Unlocked>,
+    /// Whether the last of them is read with its tail: without, it is what the parts held when they
+    /// froze.
+    pub with_last_tail: bool,
     /// The log behind them: what is taken of which object.
     pub wal: Vec<(WalPiece, WalHeader)>,
     /// The moment.
@@ -82,7 +85,11 @@ impl ImageSource for PlanImage {
         sink: &mut dyn FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         match self.snapshots.get(layer) {
-            Some(snapshot) => self.read_part(snapshot, part, with_tail, sink),
+            Some(snapshot) => {
+                let is_last = layer + 1 == self.snapshots.len();
+                let with_tail = with_tail && (self.with_last_tail || !is_last);
+                self.read_part(snapshot, part, with_tail, sink)
+            }
             None => self.read_wal(sink),
         }
     }

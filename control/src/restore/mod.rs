@@ -9,7 +9,7 @@
 
 mod damage;
 pub mod gauge;
-mod image;
+pub(crate) mod image;
 pub mod text;
 pub mod unfinished;
 
@@ -43,7 +43,7 @@ use crate::coordinator::{CoordinatorError, Form, take_snapshot};
 use crate::identity::{Fork, Identity, IdentityError};
 
 /// Why the base of a restored directory was taken, in its manifest.
-const REASON: &str = "restored";
+pub(crate) const RESTORED: &str = "restored";
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +221,7 @@ impl Source {
             store: Arc::clone(&self.store),
             keys: self.keys.clone(),
             snapshots,
+            with_last_tail: true,
             wal,
             target: plan.target,
             gauge: Arc::clone(gauge),
@@ -375,7 +376,7 @@ async fn write_base(
     let work = Work::of_all_keys(engine.shared());
     gauge.write_base(Arc::clone(&work));
     let form = Form { keys: keys.clone(), compression: Compression::None, limit_bytes_per_s: None };
-    let taken = take_snapshot(engine, &mut claimant, &form, Some(REASON), &work).await;
+    let taken = take_snapshot(engine, &mut claimant, &form, Some(RESTORED), &work).await;
     // What failed is taken away, and no put may come after that. (It blocks.)
     let _ = tokio::task::spawn_blocking(move || local.close()).await;
     Ok(taken?)

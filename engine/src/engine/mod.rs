@@ -142,6 +142,11 @@ impl Engine {
         &self.keys
     }
 
+    /// How many shards it has.
+    pub fn shards(&self) -> u16 {
+        self.shared.slots.shards()
+    }
+
     /// Now, as an LSN of this engine's clock.
     pub fn now(&self) -> Lsn {
         Lsn::from_micros(self.time.now_micros())

@@ -192,6 +192,16 @@ async fn superseded(mut state: watch::Receiver<RemoteState>) -> SnapshotError {
     }
 }
 
+/// The newest snapshot there that was deleted here. What is on top of it, and is wanted, keeps it
+/// there.
+fn unwanted<'r>(remote: &'r Catalog, view: &LocalView) -> Option<&'r Manifest> {
+    remote.published().rev().find(|manifest| {
+        view.deleted.contains(&manifest.snapshot_uuid())
+            && manifest.pinned_at_us().is_none()
+            && remote.check_childless(manifest.id()).is_ok()
+    })
+}
+
 struct Uploader {
     local: Arc<dyn ObjectStore>,
     keys: Keyring,
@@ -291,10 +301,7 @@ impl Uploader {
             return Ok(true);
         };
         // Children before parents: a delta ends after what it is on top of.
-        let is_unwanted =
-            |m: &&Manifest| view.deleted.contains(&m.snapshot_uuid()) && m.pinned_at_us().is_none();
-        let unwanted = remote.published().rev().find(is_unwanted).cloned();
-        if let Some(manifest) = unwanted {
+        if let Some(manifest) = unwanted(remote, &view).cloned() {
             match lease.delete(&manifest, DELETED).await {
                 Ok(tombstone) => remote.bury(tombstone),
                 Err(SnapshotError::Pinned { .. }) => self.remote = None,

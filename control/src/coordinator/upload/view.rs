@@ -27,7 +27,12 @@ pub struct LocalView {
 impl LocalView {
     /// What a catalog of the local store asks for.
     pub fn of(catalog: &Catalog) -> Self {
-        let is_asked = |manifest: &&Manifest| manifest.raw().reason.as_deref() != Some(CHECKPOINT);
+        // Nor does a delta go up whose base stays here.
+        let is_asked = |manifest: &&Manifest| {
+            let chain = catalog.chain_of(manifest.id()).unwrap_or_default();
+            let is_local = |it: &&Manifest| it.raw().reason.as_deref() == Some(CHECKPOINT);
+            !chain.is_empty() && !chain.iter().any(is_local)
+        };
         let deleted = catalog.entries().iter().filter_map(|entry| match &entry.state {
             EntryState::Tombstone(t) if t.state == State::Deleted && t.reason == DELETED => {
                 Some(t.snapshot_uuid)

@@ -157,9 +157,9 @@ const SNAPSHOT_SUBCOMMANDS: &[CommandSpec] = &[
     CommandSpec::new(Id::SnapshotShow, "snapshot|show", 3, Group::Server, "0.1.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
         .docs("id", "O(1)", "Describes a snapshot."),
-    CommandSpec::new(Id::SnapshotVerify, "snapshot|verify", 3, Group::Server, "0.1.0")
+    CommandSpec::new(Id::SnapshotVerify, "snapshot|verify", -3, Group::Server, "0.1.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
-        .docs("id", "O(N) with the size of the snapshot", "Reads and checks a snapshot."),
+        .docs("id [DEEP]", "O(N) with the size of the snapshot", "Reads and checks a snapshot."),
     CommandSpec::new(Id::SnapshotDelete, "snapshot|delete", 3, Group::Server, "0.1.0")
         .flags(Flags::ADMIN.or(Flags::NOSCRIPT).or(Flags::NO_MULTI))
         .docs("id", "O(1)", "Deletes a snapshot."),
