@@ -32,6 +32,9 @@ use cutwater_snapshot::writer::{Parent, SnapshotSpec};
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex as AsyncMutex;
 
+/// Every object of a store by its path.
+type Dump = Vec<(String, Vec<u8>)>;
+
 /// The operation that claims a takeover: two listings and a claim are read before it.
 const CLAIM: usize = 3;
 
@@ -224,7 +227,7 @@ async fn a_frozen_writer_wakes_up_superseded_and_destroys_nothing() {
         // What was there before both.
         live(inner.clone(), 1, 1_000, Arc::default()).await.unwrap();
         let second: Arc<Mutex<Published>> = Arc::default();
-        let dumped: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+        let dumped: Arc<Mutex<Dump>> = Arc::default();
         let (target, published, before) = (inner.clone(), second.clone(), dumped.clone());
         let hook = Box::new(move || {
             Box::pin(async move {

@@ -12,6 +12,7 @@
 //! | [`mod@run`] | one seed: start, serve, crash, again; the checks in between |
 //! | [`world`], [`node`] | what can happen while shards serve |
 //! | [`boot`] | a start, as the engine makes it |
+//! | `drive` | at what tempo, until a write is under way, until all is at rest |
 //! | [`sealing`] | what a quarter of the seeds seals its log with, and what somebody does to it |
 //! | `coordinator`, [`snapshot`], [`image`] | the coordinator of snapshots, and what they hold |
 //! | [`delta`] | what the logs hold between two snapshots |
@@ -38,6 +39,7 @@ pub mod boot;
 pub mod client;
 mod coordinator;
 pub mod delta;
+mod drive;
 pub mod image;
 pub mod lossy;
 pub mod model;

@@ -12,25 +12,19 @@ use cutwater_engine::types::{DbIndex, Fsync, Lsn, StartId};
 
 use super::archive::Archive;
 use super::boot::{self, Booted, Plan};
+use super::drive::{settle, step_until_writing, tempo};
 use super::image::Image;
 use super::lossy::Survivors;
 use super::model::{State, Value};
 use super::mutation::{Mutation, NoCrcDisk};
-use super::node::Io;
 use super::rng::Rng;
 use super::sealing::Sealing;
 use super::search::{End, MAX_REQUESTS, Verdict, explain};
 use super::workload::{ACCOUNTS, KEYS, PAIR, Workload};
-use super::world::{Tempo, World};
+use super::world::World;
 
 /// Where the clock of every run begins, in microseconds since the Unix epoch.
 const BEGIN_MICROS: u64 = 1_700_000_000_000_000;
-/// Steps after which what is under way must have ended.
-const MAX_STEPS: usize = 60_000;
-/// How long a crash waits for a log write to tear.
-const MAX_STEPS_TO_A_WRITE: usize = 60;
-/// Turns with nothing to do after which a world is at rest.
-const IDLE_TURNS: usize = 12;
 
 /// What a run was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -465,45 +459,5 @@ fn disk(world: &World) -> Arc<dyn LogDisk> {
     match world.mutation {
         Mutation::NoCrc => Arc::new(NoCrcDisk(world.disk.clone())),
         _ => Arc::new(world.disk.clone()),
-    }
-}
-
-/// Steps until a log write is under way, so that a crash can tear it.
-fn step_until_writing(world: &mut World) -> Result<(), String> {
-    for _ in 0..MAX_STEPS_TO_A_WRITE {
-        let is_write = |io: &Io| matches!(io, Io::Write { .. });
-        let writing = world.nodes.iter().filter(|node| node.io.iter().any(is_write)).count();
-        if writing > world.rng.below(world.nodes.len()) || !world.step()? {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Steps until nothing is left to do, not even for time that passes.
-fn settle(world: &mut World) -> Result<(), String> {
-    let mut idle = 0;
-    for _ in 0..MAX_STEPS {
-        if world.step()? {
-            continue;
-        }
-        idle += 1;
-        if idle > IDLE_TURNS {
-            return Ok(());
-        }
-        world.idle(100_000);
-    }
-    Err("the shards never come to rest".to_owned())
-}
-
-fn tempo(rng: &mut Rng) -> Tempo {
-    Tempo {
-        mail: (0..16).map(|_| *rng.pick(&[1, 3, 20])).collect(),
-        disk: *rng.pick(&[1, 3, 20]),
-        net: *rng.pick(&[3, 20]),
-        ask: *rng.pick(&[1, 5, 20]),
-        leave_permille: *rng.pick(&[0, 0, 30, 100]),
-        clock_percent: *rng.pick(&[5, 50, 100]),
-        snapshot_permille: *rng.pick(&[0, 5, 20]),
     }
 }

@@ -123,7 +123,7 @@ fn a_snapshot_is_cancelled_and_nothing_of_it_is_left() {
     assert!(shown.contains("\"state\": \"aborted\""), "{shown}");
     let into = dir.path().join("into");
     let refused = server::restore(&dir.path().join("data"), id as u64, &into).unwrap_err();
-    assert!(refused.to_string().contains("there is no snapshot"), "{refused}");
+    assert!(refused.to_string().contains(&format!("snapshot {id} is aborted")), "{refused}");
 
     // The next one begins at once, and with all of the budget for chunks.
     let create = beside(&server, &["SNAPSHOT", "CREATE"]);

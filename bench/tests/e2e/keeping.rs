@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use cutwater_bench::client::Client;
 use cutwater_bench::moments::stage::{Setting, Stage};
-use cutwater_bench::process::ServerProcess;
 use cutwater_bench::server::{self, ServerOptions};
 
+use crate::remote::create;
 use crate::support::{assert_filled, fill, refused, start_error};
 
 /// How long anything that is waited for may take.
@@ -46,15 +46,6 @@ fn log(store: &Path) -> Vec<u64> {
         names.filter_map(|name| name.to_string_lossy().parse().ok()).collect();
     numbers.sort_unstable();
     numbers
-}
-
-/// Takes a snapshot, when none that is due by itself is being taken.
-fn create(server: &ServerProcess) {
-    wait("a snapshot", || match server::create_snapshot(server) {
-        Ok(_) => true,
-        Err(error) if error.to_string().contains("BUSY") => false,
-        Err(error) => panic!("{error}"),
-    });
 }
 
 fn set(client: &mut Client, key: &str) {

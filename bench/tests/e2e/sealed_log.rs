@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cutwater_bench::process::ServerProcess;
 use cutwater_bench::server::{self, ServerOptions};
 
+use crate::remote::create;
 use crate::support::{assert_filled, fill, refused, size, start_error};
 
 const KEYS: usize = 500;
@@ -151,7 +152,7 @@ fn a_sealed_database_shows_nothing_and_comes_back_with_its_key_only() {
     let mut server = options.start().unwrap();
     fill_all(&server, 1);
     let log_only = files_below(&place.path("data/log"));
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     fill_all(&server, 2);
     let archived = || {
         let wal = place.path("remote/wal");
@@ -258,9 +259,9 @@ fn sealing_begins_with_accept_plain_and_needs_it_until_the_plain_log_is_recycled
 
     let mut server = accepting.start().unwrap();
     assert_all(&server, 2);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     fill_all(&server, 3);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     wait_until("the plain log stays", || !has_start(&place, 1));
     server.terminate().unwrap();
     assert_eq!(showing(&place.path("data")), [] as [PathBuf; 0]);
@@ -278,13 +279,13 @@ fn a_key_is_retired_after_two_snapshots_under_the_next() {
     let (old, new) = (place.key("old", "old"), place.key("new", "new"));
     let mut server = place.options(&[&old]).start().unwrap();
     fill_all(&server, 1);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     server.terminate().unwrap();
 
     let mut server = place.options(&[&new, &old]).start().unwrap();
     assert_all(&server, 1);
     fill_all(&server, 2);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     server.terminate().unwrap();
     // Too early: the older checkpoint needs log of the old key.
     let error = place.refused(&["--key-file", &new]);
@@ -292,9 +293,9 @@ fn a_key_is_retired_after_two_snapshots_under_the_next() {
     assert!(error.contains("--key-file ID=PATH"), "{error}");
 
     let mut server = place.options(&[&new, &old]).start().unwrap();
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     fill_all(&server, 3);
-    server::create_snapshot(&server).unwrap();
+    create(&server);
     wait_until("the old log stays", || !has_start(&place, 1));
     server.terminate().unwrap();
     let store = format!("file://{}", place.path("data/store").display());

@@ -10,6 +10,7 @@ use cutwater_bench::process::ServerProcess;
 use cutwater_bench::reply::Reply;
 use cutwater_bench::server::{self, ServerOptions, field};
 
+use crate::remote::create;
 use crate::support::{assert_filled, fill};
 
 /// How long anything that is waited for may take.
@@ -62,21 +63,6 @@ fn run(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Takes a snapshot, when none that is due by itself is being taken.
-fn create(server: &ServerProcess) -> u64 {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match server::create_snapshot(server) {
-            Ok(id) => return id,
-            Err(error) => {
-                let is_busy = error.to_string().contains("BUSY");
-                assert!(is_busy && Instant::now() < deadline, "{error}");
-                std::thread::sleep(POLL);
-            }
-        }
-    }
-}
-
 /// Freezes the first server (in the middle of an upload, if so), lets the second live, and thaws.
 fn supersede(in_upload: bool) {
     let stage = Stage::new(Setting::default()).unwrap();
@@ -85,7 +71,8 @@ fn supersede(in_upload: bool) {
     let mut client = first.client().unwrap();
     fill(&mut client, "before", KEYS);
     create(&first);
-    wait(&mut client, "the first base", "remote_uploaded", |found| found != "0");
+    wait(&mut client, "the role of the writer", "remote_state", |found| found == "writer");
+    wait(&mut client, "the first's uploads", "remote_pending", |found| found == "0");
     wait(&mut client, "all is archived", "archive_last_error", str::is_empty);
     stage.restore(&["--latest"], "second", 2).unwrap();
     if in_upload {
