@@ -2,8 +2,9 @@
 //! *due*, so that a server that stands still is charged for every request that it kept from being
 //! sent too.
 //!
-//! One thread sends, in ticks of [`TICK`]; one thread for each connection reads the replies. Half
-//! of the requests are GETs and half SETs, of random keys of a dataset as `compare` writes it.
+//! One thread sends, in ticks of 250 microseconds; one thread for each connection reads the
+//! replies. Half of the requests are GETs and half SETs, of random keys of a dataset as `compare`
+//! writes it.
 
 use std::io::{self, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};

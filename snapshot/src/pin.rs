@@ -1,7 +1,7 @@
 //! Pins: a snapshot that stays whatever the policy says, with the chain below it, until it is
 //! unpinned. A pin is a field of the manifest, so it is where the snapshot is, survives what that
 //! survives, and whoever deletes sees it: both replace the manifest that they have read
-//! ([`crate::amend`]), and only one of them can.
+//! (`amend.rs`), and only one of them can.
 
 use cutwater_engine::types::SnapshotId;
 use object_store::ObjectStore;

@@ -1,7 +1,7 @@
 //! Brings snapshots under the active key: only their manifests are written anew, with the same data
 //! key wrapped by another configured key. Objects and authentication stay what they are.
 //!
-//! A manifest that was deleted or pinned meanwhile is not overwritten ([`crate::amend`]).
+//! A manifest that was deleted or pinned meanwhile is not overwritten (`amend.rs`).
 
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;

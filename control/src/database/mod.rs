@@ -253,7 +253,7 @@ impl Database {
     /// Restores a snapshot of this database's store into a new data directory.
     ///
     /// # Errors
-    /// As for [`restore`].
+    /// As for [`fn@restore`].
     pub async fn restore(&self, id: SnapshotId, into: &Path) -> Result<Manifest, DatabaseError> {
         restore(&self.store, id, &self.keys, into).await
     }
@@ -272,7 +272,7 @@ impl Database {
     }
 
     /// Gives a snapshot under way up, drains, syncs, lets uploads end if they do so in time
-    /// ([`RemoteConfig::shutdown_timeout`]), and ends. The directory can be opened again
+    /// ([`remote::RemoteConfig::shutdown_timeout`]), and ends. The directory can be opened again
     /// when this completes.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ impl Removal {
 /// Reads the claim of an id.
 ///
 /// # Errors
-/// As for [`Claimant::take_over`].
+/// As for [`crate::claim::Claimant::take_over`].
 pub async fn read_claim(
     store: &dyn ObjectStore,
     id: SnapshotId,
