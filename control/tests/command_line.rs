@@ -122,7 +122,7 @@ fn the_list_of_a_server_as_table_and_as_json() {
 
 /// What a long command asks first.
 const CLIENT_ID: (&str, &str) = ("*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n", ":5\r\n");
-const CREATE: &str = "*2\r\n$8\r\nSNAPSHOT\r\n$6\r\nCREATE\r\n";
+const CREATE: &str = "*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nCREATE\r\n$4\r\nBASE\r\n";
 const VERIFY: &str = "*3\r\n$8\r\nSNAPSHOT\r\n$6\r\nVERIFY\r\n$1\r\n7\r\n";
 const SHOW: &str = "*3\r\n$8\r\nSNAPSHOT\r\n$4\r\nSHOW\r\n$1\r\n7\r\n";
 const ROW: &str = "*10\r\n$2\r\nid\r\n:7\r\n$9\r\nbegin_lsn\r\n:10\r\n$7\r\nend_lsn\r\n\

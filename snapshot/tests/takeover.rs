@@ -1,6 +1,5 @@
-//! Two writers of one store, of which the first is stopped before every single operation of all
-//! that a writer does, while the second takes over and does the same; then the first goes on to its
-//! end. And the faults of a store at each of these operations.
+//! Two writers of one store: the first is stopped before each operation, the second does all that
+//! a writer does, the first goes on. And a store's faults at each operation.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it is surprised")]
 
@@ -35,7 +34,7 @@ use tokio::sync::Mutex as AsyncMutex;
 /// Every object of a store by its path.
 type Dump = Vec<(String, Vec<u8>)>;
 
-/// The operation that claims a takeover: two listings and a claim are read before it.
+/// The claim of a takeover: two listings and a claim are read before it.
 const CLAIM: usize = 3;
 
 /// Why a writer stopped.
@@ -224,7 +223,6 @@ async fn a_frozen_writer_wakes_up_superseded_and_destroys_nothing() {
     for at in 0..count {
         let what = format!("the second writer lives before operation {at} of {count}");
         let inner = memory();
-        // What was there before both.
         live(inner.clone(), 1, 1_000, Arc::default()).await.unwrap();
         let second: Arc<Mutex<Published>> = Arc::default();
         let dumped: Arc<Mutex<Dump>> = Arc::default();
@@ -490,11 +488,11 @@ async fn a_decision_over_a_whole_store_is_that_of_its_parts() {
     let catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
     let archive = Archive::load(&*store, IDENTITY.database).await.unwrap();
     let holdings = Holdings::new(&catalog, &archive);
+    let listing = WalListing::load(&*store).await.unwrap();
     for keep_last in 1..5 {
         let policy = Policy { keep_last: Some(keep_last), keep_for: None };
         let decision = Decision::new(&holdings, &archive, &policy, 0);
         let promise = Promise::new(&holdings, &policy, 0);
-        let listing = WalListing::load(&*store).await.unwrap();
         let log = listing.superfluous(&*store, IDENTITY.database, &promise, 100).await.unwrap();
         assert_eq!(decision.superfluous_log(), log);
         assert_eq!(decision.order, promise.superfluous(&holdings.snapshots));

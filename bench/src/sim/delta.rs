@@ -1,6 +1,6 @@
 //! Deltas in the simulation: what the logs hold between two complete snapshots, folded as the
-//! coordinator folds it, has to make of the older one what the newer one holds; with the older one's
-//! tail and without.
+//! coordinator folds it, has to make of the older one what the newer one holds; with the older
+//! one's tail and without.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -149,6 +149,7 @@ fn transactions_are_whole_at_every_moment_sealed_and_compressed_in_s3() {
         let found = balances(&mut restored.client().unwrap());
         let sum: i64 = found.iter().map(|balance| balance.unwrap()).sum();
         assert_eq!(sum, BALANCE * ACCOUNTS as i64, "{} {found:?}", at.text);
+        drop(restored);
         fs::remove_dir_all(into).unwrap();
     }
     // The last object was put on shutdown.

@@ -175,7 +175,8 @@ fn deltas_under_load_and_kills_restore_what_they_were_taken_of() {
             }
         });
     }
-    assert!(deltas >= 10, "{deltas} of {} are deltas", taken.len());
+    // Where much was written in between, which a busy machine decides, a base was due.
+    assert!(deltas >= 3, "{deltas} of {} are deltas", taken.len());
     for (n, id) in taken.iter().enumerate() {
         check(&data, &dir, *id, n);
     }

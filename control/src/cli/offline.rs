@@ -209,13 +209,15 @@ impl Store {
     /// for [`Store::list`].
     pub fn delete(&self, id: SnapshotId, interrupts: &Interrupts) -> Result<(), Failure> {
         let _lock = self.lock()?;
-        let catalog = self.catalog()?;
-        catalog.check_childless(id).map_err(OfflineError::from)?;
-        let protect = match self.data_dir {
-            Some(_) => catalog.newest_two_checkpoints(),
-            None => Vec::new(),
+        let deletion = async {
+            let catalog = self.load().await?;
+            catalog.check_childless(id)?;
+            let protect = match self.data_dir {
+                Some(_) => catalog.newest_two_checkpoints(),
+                None => Vec::new(),
+            };
+            delete_snapshot(&*self.store, id, &protect, DELETE_REASON).await
         };
-        let deletion = delete_snapshot(&*self.store, id, &protect, DELETE_REASON);
         let deleted = self.runtime.block_on(follow(pin!(deletion), || None, interrupts));
         let deleted = deleted.map_err(|by| {
             let what = format!(
@@ -241,8 +243,8 @@ impl Store {
         })
     }
 
-    /// Reads all of a snapshot, restores it in memory on so many shards, and compares it with what it
-    /// was taken of.
+    /// Reads all of a snapshot, restores it in memory on so many shards, and compares it
+    /// with what it was taken of.
     ///
     /// # Errors
     /// [`OfflineError::Deep`].
@@ -340,15 +342,17 @@ impl Store {
     }
 
     fn catalog(&self) -> Result<Catalog, OfflineError> {
-        self.runtime.block_on(async {
-            let database = database_of(&*self.store).await?;
-            let mut catalog = Catalog::load(&*self.store, database).await?;
-            // Without keys a listing shows what the manifests say.
-            if !self.keys.is_empty() {
-                catalog.authenticate(&self.keys, false);
-            }
-            Ok(catalog)
-        })
+        Ok(self.runtime.block_on(self.load())?)
+    }
+
+    async fn load(&self) -> Result<Catalog, SnapshotError> {
+        let database = database_of(&*self.store).await?;
+        let mut catalog = Catalog::load(&*self.store, database).await?;
+        // Without keys a listing shows what the manifests say.
+        if !self.keys.is_empty() {
+            catalog.authenticate(&self.keys, false);
+        }
+        Ok(catalog)
     }
 }
 

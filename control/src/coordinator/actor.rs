@@ -1,6 +1,7 @@
 //! The coordinator's loop. It never waits for a job: a snapshot runs beside it and comes back with
 //! the claimant when it is over, so there is at most one. Where it stands is told in [`standing`].
 
+mod changes;
 mod standing;
 
 use std::path::PathBuf;
@@ -15,12 +16,9 @@ use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{Catalog, Entry};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compression::Compression;
-use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
-use cutwater_snapshot::pin::set_pin;
-use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::store::paced::PacedStore;
 use cutwater_snapshot::verify::VerifyReport;
@@ -34,12 +32,12 @@ use super::archive::ArchiveStatus;
 use super::delta::{self, BaseDue, parent};
 use super::growth::LogGrowth;
 use super::job::{self, BASE_DUE, CHECKPOINT, Form, Order};
+use super::message::Taken;
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply};
-use super::message::{Deleted, Taken};
 use super::readback::ReadBacks;
 use super::recycle::{Archived, recycle, superfluous_checkpoints};
 use super::retention::RETIRED;
-use super::upload::{DELETED, Uploads};
+use super::upload::Uploads;
 use super::verification::Verifications;
 use super::work::{Running, Work};
 
@@ -361,7 +359,8 @@ impl Actor {
         self.publish_info();
     }
 
-    /// A new snapshot was read back: when all were, lets go of what the checkpoints make superfluous.
+    /// A new snapshot was read back: when all were, lets go of what the checkpoints make
+    /// superfluous.
     async fn let_go(&mut self, id: SnapshotId, outcome: Result<VerifyReport, SnapshotError>) {
         let name = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::name);
         if let (Err(error), Some(name)) = (outcome, name) {
@@ -414,56 +413,6 @@ impl Actor {
                 && manifest.raw().reason.as_deref() != Some(CHECKPOINT)
         };
         !self.catalog.published().any(serves)
-    }
-
-    async fn delete(&mut self, id: SnapshotId, reason: &str) -> Result<(), CoordinatorError> {
-        if let Some(job) = self.job.as_ref().filter(|job| job.id == id) {
-            return Err(CoordinatorError::Busy(job.id));
-        }
-        self.catalog.check_childless(id)?;
-        let protected = self.catalog.newest_two_checkpoints();
-        let (tombstone, _) = delete_snapshot(&*self.store, id, &protected, reason).await?;
-        self.catalog.bury(tombstone);
-        self.show_uploads();
-        Ok(())
-    }
-
-    /// Deletes here at once, and in the remote store as soon as that answers; waits a little for
-    /// it.
-    async fn delete_everywhere(&mut self, id: SnapshotId, reply: Reply<Deleted>) {
-        let uuid = self.catalog.get(id).and_then(Entry::manifest).map(Manifest::snapshot_uuid);
-        let deleted = self.delete(id, DELETED).await;
-        let (Ok(()), Some(uuid), Some(uploads)) = (&deleted, uuid, self.uploads.clone()) else {
-            return drop(reply.send(deleted.map(|()| Deleted::Everywhere)));
-        };
-        tokio::spawn(async move {
-            let outcome = match uploads.wait_deleted(uuid, REMOTE_DELETE_LIMIT).await {
-                true => Deleted::Everywhere,
-                false => Deleted::RemotePending,
-            };
-            drop(reply.send(Ok(outcome)));
-        });
-    }
-
-    /// Here and not beside the actor: nothing may be deleted meanwhile.
-    async fn rekey(&mut self, id: Option<SnapshotId>) -> Result<u64, CoordinatorError> {
-        let rekeyed = rekey(&*self.store, id, &self.form.keys).await?;
-        let count = rekeyed.manifests.len() as u64;
-        rekeyed.manifests.into_iter().for_each(|manifest| self.catalog.add(manifest));
-        self.show_uploads();
-        Ok(count)
-    }
-
-    /// Here and not beside the actor, for the same reason.
-    async fn pin(
-        &mut self,
-        id: SnapshotId,
-        at_us: Option<u64>,
-    ) -> Result<Manifest, CoordinatorError> {
-        let manifest = set_pin(&*self.store, id, at_us).await?;
-        self.catalog.add(manifest.clone());
-        self.show_uploads();
-        Ok(manifest)
     }
 
     fn show_uploads(&self) {

@@ -247,8 +247,8 @@ impl Handle {
         Ok(self.create_kind(SnapshotKind::Base).await?.manifest)
     }
 
-    /// Takes a base, or a delta; completes when its manifest is published. Where a base is due it is
-    /// taken instead of a delta, and [`Taken::instead`] says why.
+    /// Takes a base, or a delta; completes when its manifest is published. Where a base is
+    /// due it is taken instead of a delta, and [`Taken::instead`] says why.
     ///
     /// # Errors
     /// As for [`Handle::create_for`].
@@ -259,8 +259,9 @@ impl Handle {
     /// [`Self::create_kind`] for a client, as CLIENT ID says it, which [`Status`] then names.
     ///
     /// # Errors
-    /// [`CoordinatorError::Busy`] names the one under way; [`CoordinatorError::NoLog`] where a delta
-    /// is never possible; [`CoordinatorError::Cancelled`] if somebody cancels it.
+    /// [`CoordinatorError::Busy`] names the one under way; [`CoordinatorError::NoLog`]
+    /// where a delta is never possible; [`CoordinatorError::Cancelled`] if somebody cancels
+    /// it.
     pub async fn create_for(
         &self,
         kind: SnapshotKind,

@@ -131,8 +131,8 @@ pub fn line(rng: &mut Rng, in_multi: bool) -> Line {
         75..90 => transaction(rng, in_multi),
         _ => server(rng, in_multi),
     };
-    // Where Valkey refuses in words of its own, and what the next seed would find changed, is chosen
-    // with more care.
+    // Where Valkey refuses in words of its own, and what the next seed would find changed, is
+    // chosen with more care.
     if ![&b"client"[..], b"scan", b"config"].contains(&&line[0][..]) && rng.chance(DAMAGE_PERCENT) {
         damage(rng, &mut line);
     }

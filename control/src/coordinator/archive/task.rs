@@ -275,8 +275,8 @@ impl Task {
         Ok(true)
     }
 
-    /// The newest mark to which there is no more than fits into an object, or else the first: no log
-    /// is read beyond it.
+    /// The newest mark to which there is no more than fits into an object, or else the
+    /// first: no log is read beyond it.
     async fn next_mark(&self) -> Result<Option<Mark>, Problem> {
         let (mut fits, mut beyond) = (0, self.marks.len());
         let mut probed = beyond.saturating_sub(1);

@@ -2,8 +2,8 @@
 //!
 //! 1. [`parent`]: the newest snapshot of this history that may be its parent; or why a base is due.
 //! 2. `job`: every shard freezes at a cut, as for a base, but walks its part only for the digests.
-//! 3. [`changes`]: what the logs hold above the parent's watermarks and at or below the new ones, read
-//!    on a thread for it, folded key by key ([`cutwater_snapshot::compact`]).
+//! 3. [`changes`]: what the logs hold above the parent's watermarks and at or below the new ones,
+//!    read on a thread for it, folded key by key ([`cutwater_snapshot::compact`]).
 //! 4. `job` again: that is the image of the delta's parts; the tails follow, and the manifest.
 //!
 //! The parent is always *published*: what a snapshot that failed had frozen does not matter to the
@@ -56,8 +56,8 @@ pub enum BaseDue {
     },
     /// It would be too large beside its base.
     #[error(
-        "too much has changed since snapshot {parent}: the delta would be larger than {limit_bytes} \
-         bytes, and its base is {base_bytes}"
+        "too much has changed since snapshot {parent}: the delta would be larger than \
+         {limit_bytes} bytes, and its base is {base_bytes}"
     )]
     Bytes {
         /// The parent.
