@@ -15,15 +15,22 @@ pub mod stage;
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::client::Client;
+use crate::reply::Reply;
+use crate::server::field;
 use crate::sim::rng::Rng;
 use ledger::{Ledger, WRITERS};
 use stage::{Setting, Stage, Windows};
 
 /// Numbers of shards that are served and restored onto.
 const SHARDS: [u16; 3] = [1, 2, 5];
+
+/// Kinds of snapshots, more often the one that is mostly taken.
+const KINDS: [&str; 3] = ["BASE", "DELTA", "DELTA"];
 
 /// How long a server is written to before it is killed, on average.
 const ROUND_SECONDS: u64 = 2;
@@ -52,10 +59,14 @@ pub struct Report {
     pub kills: u64,
     /// Times that the store went away.
     pub outages: u64,
-    /// Snapshots that were asked for.
-    pub snapshots: u64,
+    /// Bases that were published while a client waited for them.
+    pub bases: u64,
+    /// The same of deltas.
+    pub deltas: u64,
     /// Moments that were restored and are right.
     pub moments: u64,
+    /// How many of them were restored from a base with deltas on top of it.
+    pub from_deltas: u64,
 }
 
 /// Runs it.
@@ -116,18 +127,16 @@ fn write_for(
         }
         let share = Duration::from_millis(rng.between(1_200, ROUND_SECONDS * 2_000 - 1_200));
         let until = Instant::now() + share;
-        let outage = options.outages && rng.chance(40);
+        // The last round ends with everything archived, so that there is something of it to restore.
+        let outage = options.outages && !is_last && rng.chance(40);
         let outage_kind = rng.any();
-        let snapshot = rng.chance(60);
+        let kinds: Vec<&str> = (0..rng.below(4)).map(|_| *rng.pick(&KINDS)).collect();
         thread::scope(|scope| -> io::Result<()> {
             let address = server.address();
             for (writer, ledger) in ledgers.iter_mut().enumerate() {
                 scope.spawn(move || ledger.write_until(address, writer, until));
             }
-            if snapshot {
-                server.client()?.call(&["BGSAVE"])?;
-                report.snapshots += 1;
-            }
+            let snapshots = scope.spawn(move || take_snapshots(address, &kinds));
             if outage {
                 stage.outage(share / 3, outage_kind)?;
                 report.outages += 1;
@@ -137,14 +146,38 @@ fn write_for(
                 server.kill9()?;
                 report.kills += 1;
             }
+            let taken = snapshots.join().map_err(|_| io::Error::other("a thread panicked"))??;
+            report.deltas += taken.iter().filter(|kind| *kind == "delta").count() as u64;
+            report.bases += taken.iter().filter(|kind| *kind == "base").count() as u64;
             Ok(())
         })?;
         if is_last {
+            stage::wait_archived(&server)?;
             server.terminate()?;
         }
     }
     report.writes += ledgers.iter().map(Ledger::take_count).sum::<u64>();
     Ok(())
+}
+
+/// Takes one snapshot after the other, until the server is killed; the kinds of those that were
+/// published while this waited.
+fn take_snapshots(address: SocketAddr, kinds: &[&str]) -> io::Result<Vec<String>> {
+    let mut taken = Vec::new();
+    for kind in kinds {
+        let Ok(mut client) = Client::connect(address) else { break };
+        match client.call(&["SNAPSHOT", "CREATE", kind]) {
+            Err(_) => break,
+            // One is under way by itself.
+            Ok(Reply::Error(text)) if text.starts_with("BUSY") => {}
+            Ok(Reply::Error(text)) => return Err(io::Error::other(format!("{kind}: {text}"))),
+            Ok(reply) => {
+                let kind = field(&reply, "kind").and_then(Reply::bytes).unwrap_or_default();
+                taken.push(String::from_utf8_lossy(kind).into_owned());
+            }
+        }
+    }
+    Ok(taken)
 }
 
 /// Restores random moments of a history and compares each with what the writers know.
@@ -161,7 +194,7 @@ fn check(
         let (written, served) = (*rng.pick(&SHARDS), *rng.pick(&SHARDS));
         let name = format!("restored-{}-{n}", &history.id[..6]);
         let wish = ["--at", &moment.text, "--history", &history.id];
-        let into = stage.restore(&wish, &name, written)?;
+        let (into, has_deltas) = stage.restore_and_tell(&wish, &name, written)?;
         let server = stage.serve_alone(&into, served)?;
         let mut client = server.client()?;
         let mut wrong = String::new();
@@ -177,6 +210,7 @@ fn check(
             )));
         }
         report.moments += 1;
+        report.from_deltas += u64::from(has_deltas);
         drop(server);
         std::fs::remove_dir_all(&into)?;
     }

@@ -6,15 +6,23 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cutwater_control::listing::rfc_3339;
 use cutwater_control::restore::text::parse_moment;
+use cutwater_engine::types::Lsn;
+use serde_json::Value;
 
 use crate::process::ServerProcess;
+use crate::reply::Reply;
 use crate::s3::{BUCKET, KEY_ID, S3Server, SECRET};
-use crate::server::{ServerOptions, subcommand};
+use crate::server::{ServerOptions, field, subcommand};
 use crate::sim::rng::Rng;
+
+/// How long the archive may take to catch up.
+const ARCHIVE_LIMIT: Duration = Duration::from_secs(240);
+/// How far the clock of LSNs may be from the wall clock: it is slewed, not set.
+const CLOCK_SKEW: Duration = Duration::from_millis(2);
 
 /// What kind of store, and how everything is written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +230,26 @@ impl Stage {
         Ok(into)
     }
 
+    /// [`Self::restore`]; and whether deltas were part of it.
+    ///
+    /// # Errors
+    /// If the restore fails; with what it printed.
+    pub fn restore_and_tell(
+        &self,
+        wish: &[&str],
+        name: &str,
+        shards: u16,
+    ) -> io::Result<(PathBuf, bool)> {
+        let (into, shards) = (self.path(name), shards.to_string());
+        let folder = into.display().to_string();
+        let mut arguments = vec!["--json", "--into", &folder, "--shards", &shards];
+        arguments.extend(wish);
+        let plan = printed("restore", &self.command("restore", &arguments)?)?;
+        let plan: Value = serde_json::from_str(&plan)?;
+        let deltas = plan["deltas"].as_array();
+        Ok((into, deltas.is_some_and(|deltas| !deltas.is_empty())))
+    }
+
     /// The current history.
     ///
     /// # Errors
@@ -317,6 +345,28 @@ impl Stage {
         paths.retain(is_object);
         paths.sort();
         Ok(paths)
+    }
+}
+
+/// Waits until everything that was written before now is archived.
+///
+/// # Errors
+/// If that takes too long; with what STATUS says.
+pub fn wait_archived(server: &ServerProcess) -> io::Result<()> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + CLOCK_SKEW;
+    let now = Lsn::from_micros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
+    let deadline = Instant::now() + ARCHIVE_LIMIT;
+    loop {
+        let reply = server.client()?.call(&["SNAPSHOT", "STATUS"])?;
+        let found = field(&reply, "archived_to_lsn").and_then(Reply::bytes).unwrap_or_default();
+        let archived_to = String::from_utf8_lossy(found).parse().map(Lsn);
+        if archived_to.is_ok_and(|to| to > now) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("it is not archived: {reply}")));
+        }
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

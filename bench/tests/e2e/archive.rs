@@ -8,13 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cutwater_bench::client::Client;
-use cutwater_bench::moments::stage::{Moment, Setting, Stage};
+use cutwater_bench::moments::stage::{self, Moment, Setting, Stage};
 use cutwater_bench::process::ServerProcess;
 use cutwater_bench::reply::Reply;
 use cutwater_bench::server::{self, field};
 use cutwater_bench::sim::rng::Rng;
 use cutwater_bench::tools;
-use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::{WalHeader, WalNumber};
 use cutwater_snapshot::compression::Algorithm;
 use serde_json::Value;
@@ -52,10 +51,7 @@ fn status(server: &ServerProcess, name: &str) -> String {
 
 /// Waits until everything up to now is archived.
 fn wait_archived(server: &ServerProcess) {
-    let now = Lsn::from_micros(now_us() + SKEW_US);
-    wait("nothing is archived", || {
-        status(server, "archived_to_lsn").parse::<u64>().unwrap() > now.0
-    });
+    stage::wait_archived(server).unwrap();
 }
 
 /// Waits until a window has begun.
