@@ -160,6 +160,19 @@ impl Subtable {
         }
     }
 
+    /// Asks for all entries in a bucket, which will be read whole; if there is such a bucket.
+    pub(super) fn prefetch_entries(&self, bucket: u32) {
+        if bucket >= self.bucket_count {
+            return;
+        }
+        for bits in self.head(bucket).words.iter().filter(|bits| **bits != 0) {
+            let entry = pointer_of(*bits).as_ptr().cast_const();
+            // A key and a short value end in the second line.
+            prefetch(entry);
+            prefetch(entry.wrapping_add(BUCKET_BYTES));
+        }
+    }
+
     /// The entry with this key.
     pub(super) fn find(&self, hash: u64, db: DbIndex, key: &[u8]) -> Option<Place> {
         let tag = self.tag(hash);
@@ -428,8 +441,6 @@ fn pointer_of(bits: u64) -> NonNull<u8> {
     NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("a word that is not empty")
 }
 
-/// Lends the entry of a word that is not empty. The lifetime is bound by the callers to the
-/// subtable's borrow.
 /// Asks for a cache line without waiting for it.
 pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -441,6 +452,8 @@ pub(super) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// Lends the entry of a word that is not empty. The lifetime is bound by the callers to the
+/// subtable's borrow.
 fn view_of<'a>(bits: u64) -> EntryView<'a> {
     // SAFETY: words hold pointers of entries that they own; callers hold the subtable's borrow.
     unsafe { EntryView::from_raw(pointer_of(bits)) }
