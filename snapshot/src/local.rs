@@ -4,7 +4,10 @@
 //! what its code does otherwise than a store must: deletes are not synced, nor is what a create
 //! finds; a listing skips what it may not look at, and is empty when the whole folder is gone; and
 //! an object cannot be replaced on the condition that it is still the one that was read.
+//! Large objects, which come in parts, are written past the page cache ([`upload`]).
 //! Files named `x#1` are writes that have not finished, and no objects.
+
+mod upload;
 
 use std::fmt;
 use std::fs::File;
@@ -23,6 +26,7 @@ use object_store::{
 };
 
 use crate::error::{Operation, StoreError};
+use upload::Upload;
 
 /// The word that object_store's errors carry for this store.
 const STORE: &str = "local";
@@ -212,7 +216,13 @@ impl ObjectStore for LocalStore {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
+        let (inner, to, puts) = (self.inner.clone(), location.clone(), Arc::clone(&self.puts));
+        if !opts.attributes.is_empty() {
+            // A folder has no place for them, which this answers.
+            return self.inner.put_multipart_opts(location, opts).await;
+        }
+        let begun = tokio::task::spawn_blocking(move || Upload::begin(inner, to, puts));
+        Ok(Box::new(begun.await??))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

@@ -15,10 +15,11 @@ use tokio::task::JoinSet;
 use crate::error::{Operation, SnapshotError, StoreError};
 use crate::store;
 
-/// Bytes of a part of a multipart upload, at least; a smaller object goes up in one put.
-pub const PART_BYTES: usize = 8 << 20;
+/// Bytes of a part of a multipart upload, at least; a smaller object goes up in one put. The least
+/// that S3 takes.
+pub const PART_BYTES: usize = 5 << 20;
 /// Parts that are being written at once.
-pub const PARTS_IN_FLIGHT: usize = 2;
+pub const PARTS_IN_FLIGHT: usize = 1;
 /// Runs shorter than this are copied together rather than written on their own.
 const GATHER_BYTES: usize = 32 << 10;
 
