@@ -108,7 +108,10 @@ impl Catalog {
             .collect();
         let mut entries: Vec<Entry> =
             stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        let without_folder = listing.claims.difference(&listing.ids()).copied().collect::<Vec<_>>();
+        let settled = settled_below(store, database, &listing).await?;
+        let folders = listing.ids();
+        let is_open = |id: &&SnapshotId| **id >= settled && !folders.contains(id);
+        let without_folder: Vec<_> = listing.claims.iter().filter(is_open).copied().collect();
         let open: Vec<Option<Entry>> = stream::iter(without_folder)
             .map(|id| claim_entry(store, database, id))
             .buffered(READS_AT_ONCE)
@@ -332,6 +335,21 @@ async fn folder_entry(
         EntryState::Unreadable { reason: format!("{name} has neither manifest nor claim") }
     };
     Ok(Entry { id: name.id, name: Some(name), state, stored_bytes: folder.stored_bytes })
+}
+
+/// No claim below it is that of a snapshot without a manifest, so the newest claim says; one that
+/// cannot be read says nothing.
+async fn settled_below(
+    store: &dyn ObjectStore,
+    database: DatabaseId,
+    listing: &Listing,
+) -> Result<SnapshotId, SnapshotError> {
+    let Some(newest) = listing.claims.last() else { return Ok(SnapshotId::default()) };
+    match read_claim(store, *newest, database).await {
+        Ok(claim) => Ok(claim.settled.below),
+        Err(SnapshotError::Damaged(_)) => Ok(SnapshotId::default()),
+        Err(error) => Err(error),
+    }
 }
 
 async fn claim_names(

@@ -10,7 +10,11 @@
 //! between looking whether it still is the writer and putting a tombstone could end a snapshot on
 //! which its successor builds. So either the successor's takeover comes first, and the removal is
 //! refused; or the removal's claim does, and the takeover carries it out before it goes on.
+//!
+//! A takeover reads the newest claim, and those that it does not say are settled ([`Settled`]):
+//! what the writers of the last two starts left, not what all starts ever did.
 
+mod history;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,19 +26,17 @@ use object_store::ObjectStore;
 
 use crate::delete::{self, Removed};
 use crate::error::SnapshotError;
-use crate::ident::{DatabaseId, Fork, HistoryId, Identity, SnapshotUuid, WriterNonce};
+use crate::ident::{DatabaseId, HistoryId, Identity, SnapshotUuid, WriterNonce};
 use crate::manifest::{RawManifest, State};
 use crate::paths::{self, Named, SnapshotName};
 use crate::store::{self, Created};
 
+pub use self::history::{Settled, WrittenHistory};
 use self::record::checked;
 pub use self::record::{CLAIM_VERSION, Claim, Removal, read_claim};
 
 /// Claims that a takeover reads at once.
 const READS_AT_ONCE: usize = 16;
-/// After another history has taken over, log of the one before has no LSN further ahead than this:
-/// clocks of two machines do not differ by more.
-const CLOCK_SLACK_US: u64 = 24 * 3600 * 1_000_000;
 
 /// The one writer of a store, as long as nobody takes over.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Claimant {
     last: SnapshotId,
     /// What may not be removed yet of what was claimed to be.
     removing: Removal,
+    /// What each of its claims tells of those below.
+    settled: Settled,
 }
 
 /// What a takeover did.
@@ -60,15 +64,6 @@ pub struct Takeover {
     pub kept: Vec<(SnapshotName, SnapshotUuid)>,
     /// Every history that has ever written here.
     pub histories: BTreeMap<HistoryId, WrittenHistory>,
-}
-
-/// What claims tell of a history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WrittenHistory {
-    /// Where it forked off.
-    pub fork: Option<Fork>,
-    /// No log of it lies above: another one has taken over. `None` if it may go on.
-    pub log_end: Option<Lsn>,
 }
 
 impl Claimant {
@@ -102,10 +97,16 @@ impl Claimant {
     ) -> Result<Takeover, SnapshotError> {
         let known = KnownIds::list(&*store).await?;
         let last = known.last();
-        let epoch = match known.claims.last() {
-            Some(id) => read_claim(&*store, *id, identity.database).await?.epoch,
-            None => 0,
+        let newest = match known.claims.last() {
+            Some(id) => Some(read_claim(&*store, *id, identity.database).await?),
+            None => None,
         };
+        let (epoch, settled) =
+            newest.as_ref().map_or_else(Default::default, |n| (n.epoch, n.settled.clone()));
+        let is_open = |id: &SnapshotId| *id >= settled.below && !known.manifests.contains(id);
+        let newest = newest.filter(|newest| is_open(&newest.id));
+        let older = known.claims.iter().rev().skip(1).rev().copied();
+        let older: Vec<SnapshotId> = older.filter(is_open).collect();
         let mut claimant = Self {
             store,
             identity,
@@ -113,22 +114,24 @@ impl Claimant {
             epoch: epoch.saturating_add(1),
             last,
             removing: Removal::default(),
+            settled: Settled::default(),
         };
-        let mut open: Vec<SnapshotId> =
-            known.claims.difference(&known.manifests).copied().collect();
+        let mut open = claimant.read_claims(older).await?;
+        open.extend(newest);
+        // Only what is so before the claim is there: this takeover may not get to the rest.
+        let first = open.iter().find(|claim| claim.snapshot.is_some() || claim.removal.is_some());
+        let below = first.map_or(claimant.next_id(), |claim| claim.id);
+        claimant.settled = settled.up_to(below, &open);
         // Whoever claims meanwhile is an earlier writer that has not met us, or another takeover.
-        loop {
+        let own = loop {
             match claimant.try_claim(Purpose::Nothing, now_us).await? {
-                Claimed::Ours(_) => break,
+                Claimed::Ours(own) => break own,
                 Claimed::Theirs(claim) => {
                     claimant.epoch = claimant.epoch.max(claim.epoch.saturating_add(1));
-                    open.push(claim.id);
+                    open.push(claim);
                 }
             }
-        }
-        let reads = open.iter().map(|id| read_claim(&*claimant.store, *id, identity.database));
-        let reads: Vec<_> = reads.collect();
-        let open: Vec<Claim> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        };
         let (mut aborted, mut kept) = (Vec::new(), Vec::new());
         for claim in &open {
             if let Some(snapshot) = claim.snapshot.filter(|(_, uuid)| keep.contains(uuid)) {
@@ -139,11 +142,25 @@ impl Claimant {
         }
         // Each names all that the ones before it of the same writer have left, and a takeover comes
         // between two writers.
-        if let Some(removal) = open.iter().rev().find_map(|claim| claim.removal.as_ref()) {
+        let removal = open.iter().rev().find_map(|claim| claim.removal.as_ref());
+        if let Some(removal) = removal {
             delete::remove(&*claimant.store, removal).await?;
         }
-        let histories = written_histories(&open, (identity, now_us));
+        let histories = settled.and_then(open.iter().chain([&own]));
+        let below = kept.iter().map(|(name, _)| name.id).min().unwrap_or(own.id);
+        claimant.settled = settled.up_to(below, &open);
+        if removal.is_some() {
+            // No manifest tells the next takeover that this is done: a claim does.
+            claimant.fill(SnapshotId(claimant.next_id().0 + 1), now_us).await?;
+        }
         Ok(Takeover { claimant, aborted, kept, histories })
+    }
+
+    async fn read_claims(&self, ids: Vec<SnapshotId>) -> Result<Vec<Claim>, SnapshotError> {
+        // Futures, not a closure that makes them: with one, this future would not be `Send`.
+        let database = self.identity.database;
+        let reads: Vec<_> = ids.iter().map(|id| read_claim(&*self.store, *id, database)).collect();
+        stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await
     }
 
     /// Takes the next id for a snapshot that begins at `begin_lsn`.
@@ -278,6 +295,7 @@ impl Claimant {
             identity: self.identity,
             snapshot: Some(snapshot),
             removal: None,
+            settled: Settled::default(),
             created_at_us: now_us,
         };
         self.abort_claimed(&claim, reason).await.map(drop)
@@ -319,6 +337,7 @@ impl Claimant {
             identity: self.identity,
             snapshot,
             removal,
+            settled: self.settled.clone(),
             created_at_us: now_us,
         };
         let body = claim.encode().into();
@@ -359,27 +378,6 @@ enum Purpose {
 enum Claimed {
     Ours(Claim),
     Theirs(Claim),
-}
-
-/// What the claims without a manifest, takeovers among them, and the newest takeover tell.
-fn written_histories(
-    open: &[Claim],
-    newest: (Identity, u64),
-) -> BTreeMap<HistoryId, WrittenHistory> {
-    let mut histories: BTreeMap<HistoryId, WrittenHistory> = BTreeMap::new();
-    let mut at: Option<HistoryId> = None;
-    let claims = open.iter().map(|claim| (claim.identity, claim.created_at_us));
-    for (Identity { history, fork, .. }, since_us) in claims.chain([newest]) {
-        if let Some(ended) = at.filter(|before| *before != history)
-            && let Some(ended) = histories.get_mut(&ended)
-        {
-            let end_us = since_us.saturating_add(CLOCK_SLACK_US).min(u64::MAX >> Lsn::COUNTER_BITS);
-            ended.log_end = Some(Lsn::from_micros(end_us));
-        }
-        histories.insert(history, WrittenHistory { fork, log_end: None });
-        at = Some(history);
-    }
-    histories
 }
 
 /// Which ids a store's names show.
@@ -430,8 +428,13 @@ pub async fn require_database(
     store: &dyn ObjectStore,
     database: DatabaseId,
 ) -> Result<(), SnapshotError> {
-    match KnownIds::list(store).await?.claims.last() {
-        Some(id) => read_claim(store, *id, database).await.map(drop),
+    let found = store::list(store, &paths::claims()).await?;
+    let ids = found.iter().filter_map(|object| match Named::parse(&object.location) {
+        Some(Named::Claim(id)) => Some(id),
+        _ => None,
+    });
+    match ids.max() {
+        Some(id) => read_claim(store, id, database).await.map(drop),
         None => Ok(()),
     }
 }

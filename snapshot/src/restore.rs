@@ -13,7 +13,7 @@ use cutwater_engine::types::SnapshotId;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 
 use crate::catalog::find_published;
-use crate::claim::Claim;
+use crate::claim::{Claim, Settled};
 use crate::decoder::{CoreDecoder, Step};
 use crate::error::{Damage, Operation, SnapshotError, StoreError};
 use crate::ident::WriterNonce;
@@ -134,6 +134,7 @@ async fn claim_of(from: &dyn ObjectStore, manifest: &Manifest) -> Result<Bytes, 
         identity: manifest.identity(),
         snapshot: Some((name, uuid)),
         removal: None,
+        settled: Settled::default(),
         created_at_us: manifest.meta().created_at_us,
     };
     Ok(claim.encode().into())

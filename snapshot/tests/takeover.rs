@@ -16,7 +16,7 @@ use cutwater_snapshot::archive::{
     WalRecord, WalWriterId, find_head,
 };
 use cutwater_snapshot::catalog::Catalog;
-use cutwater_snapshot::claim::{Claim, Claimant, Removal};
+use cutwater_snapshot::claim::{Claim, Claimant, Removal, Settled};
 use cutwater_snapshot::delete::{delete_snapshot, sweep_leftovers};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{DatabaseId, SnapshotUuid, WalUuid};
@@ -34,8 +34,8 @@ use tokio::sync::Mutex as AsyncMutex;
 /// Every object of a store by its path.
 type Dump = Vec<(String, Vec<u8>)>;
 
-/// The claim of a takeover: two listings and a claim are read before it.
-const CLAIM: usize = 3;
+/// The claim of a takeover, after two listings, the newest claim, and one that is not settled.
+const CLAIM: usize = 4;
 
 /// Why a writer stopped.
 #[derive(Debug)]
@@ -327,18 +327,18 @@ async fn a_takeover_finishes_what_was_decided_before_it() {
     assert!(matches!(error, SnapshotError::Fenced { .. }), "{error}");
     assert!(Catalog::load(&*store, IDENTITY.database).await.unwrap().get(base.id()).is_some());
     // After it the next takeover sees to it, before it looks at what there is.
-    let id = second.next_id();
     let half = Removal { log: Vec::new(), ..removal };
     let claim = Claim {
-        id,
+        id: second.next_id(),
         epoch: second.epoch(),
         nonce: second.nonce(),
         identity: IDENTITY,
         snapshot: None,
         removal: Some(half),
+        settled: Settled::default(),
         created_at_us: 5,
     };
-    store.put(&paths::claim(id), claim.encode().into()).await.unwrap();
+    store.put(&paths::claim(claim.id), claim.encode().into()).await.unwrap();
     drop(claimant(&store, 3).await);
     let catalog = Catalog::load(&*store, IDENTITY.database).await.unwrap();
     assert_eq!(catalog.get(base.id()).unwrap().state_name(), "deleted");

@@ -80,24 +80,24 @@ impl Known {
         Self { identity, ceiling, snapshots: is_whole.then(|| snapshots.collect()) }
     }
 
-    /// Compares it with the store.
+    /// Compares it with the store; what snapshots that has.
     ///
     /// # Errors
     /// [`BehindError`].
-    pub async fn check(&self, store: &dyn ObjectStore) -> Result<(), BehindError> {
+    pub async fn check(&self, store: &dyn ObjectStore) -> Result<Catalog, BehindError> {
         let head = find_head(store, self.identity).await?.own;
         if let Some(head) = head.filter(|head| head.to > self.ceiling) {
             return Err(BehindError::archive(head.to, self.ceiling));
         }
-        let Some(snapshots) = &self.snapshots else { return Ok(()) };
         let catalog = Catalog::load(store, self.identity.database).await?;
+        let Some(snapshots) = &self.snapshots else { return Ok(catalog) };
         let foreign = catalog.published().find(|manifest| {
             manifest.identity().history == self.identity.history
                 && !snapshots.contains(&manifest.snapshot_uuid())
         });
         match foreign {
             Some(manifest) => Err(BehindError::Snapshot { name: manifest.name().to_string() }),
-            None => Ok(()),
+            None => Ok(catalog),
         }
     }
 }

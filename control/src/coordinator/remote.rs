@@ -9,19 +9,20 @@
 //! serving, and says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::archive::Fence;
+use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::claim::{Claimant, Removal, Takeover, WrittenHistory, require_database};
 use cutwater_snapshot::delete::{Removed, delete_snapshot, sweep};
 use cutwater_snapshot::error::{SnapshotError, StoreError};
 use cutwater_snapshot::ident::{HistoryId, Identity, SnapshotUuid, WriterNonce};
-use cutwater_snapshot::manifest::{Manifest, Tombstone};
+use cutwater_snapshot::manifest::{Manifest, SnapshotKind, Tombstone};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::store::probe;
 use futures::future::BoxFuture;
@@ -107,6 +108,11 @@ pub struct Lease {
     pub kept: Vec<(SnapshotName, SnapshotUuid)>,
     /// Every history that has ever written to the store.
     pub histories: BTreeMap<HistoryId, WrittenHistory>,
+    /// Where the newest base of the history ended that was there after the takeover, if that was
+    /// looked at: for the archive.
+    pub newest_base: Option<Lsn>,
+    /// What was there after the takeover, if that was looked at, for the first who asks.
+    catalog: std::sync::Mutex<Option<Catalog>>,
     /// How often snapshots were removed or pinned there, by whoever else than the uploads.
     changes: AtomicU64,
     claimant: Mutex<Claimant>,
@@ -188,6 +194,11 @@ impl Lease {
         Ok(tombstone)
     }
 
+    /// What was there right after the takeover; `None` once somebody has it.
+    pub fn take_catalog(&self) -> Option<Catalog> {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Tells the uploads that snapshots were removed or pinned beside them.
     pub fn tell_change(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -261,18 +272,34 @@ async fn ask(config: &RemoteConfig, identity: Identity) -> Result<(), SnapshotEr
     require_database(&*config.store, identity.database).await
 }
 
+/// What a start has heard of the remote store so far, in words for people where it is silence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It does not answer.
+    Silent(String),
+    /// It may be used, as far as [`probe_start`] goes.
+    Answered,
+    /// Besides, what it has of the history was compared with the directory.
+    Checked,
+}
+
 /// Begins to seek the role of the writer; `keep` are the snapshots that this server has whole,
 /// `known` what it knows of its history in the store (if it has a log that goes on), and
-/// `last_error` what [`probe_start`] said. Completes when there is a first outcome, or after a few
+/// `asked` what this start has heard of it. Completes when there is a first outcome, or after a few
 /// seconds.
 pub async fn start(
     config: RemoteConfig,
     identity: Identity,
     keep: BTreeSet<SnapshotUuid>,
     known: Option<Known>,
-    last_error: Option<String>,
+    asked: Asked,
 ) -> (watch::Receiver<RemoteState>, JoinHandle<()>) {
-    let answered = last_error.is_none();
+    let answered = !matches!(asked, Asked::Silent(_));
+    let is_checked = matches!(asked, Asked::Checked);
+    let last_error = match asked {
+        Asked::Silent(error) => Some(error),
+        Asked::Answered | Asked::Checked => None,
+    };
     if let Some(error) = &last_error {
         tracing::warn!(
             store = config.url,
@@ -282,7 +309,7 @@ pub async fn start(
         );
     }
     let (sender, mut state) = watch::channel(RemoteState::Connecting { last_error });
-    let task = tokio::spawn(seek(config, identity, (keep, known), sender));
+    let task = tokio::spawn(seek(config, identity, (keep, known, is_checked), sender));
     if answered {
         // So that the first snapshot already knows which ids the remote store has taken.
         let _ = tokio::time::timeout(TAKEOVER_LIMIT, state.changed()).await;
@@ -294,12 +321,13 @@ pub async fn start(
 async fn seek(
     config: RemoteConfig,
     identity: Identity,
-    (keep, known): (BTreeSet<SnapshotUuid>, Option<Known>),
+    (keep, known, mut is_checked): (BTreeSet<SnapshotUuid>, Option<Known>, bool),
     state: watch::Sender<RemoteState>,
 ) {
     let mut retry = Retry::default();
     let lease = loop {
-        match take_over(&config, identity, (&keep, known.as_ref()), &state).await {
+        let check = !std::mem::take(&mut is_checked);
+        match take_over(&config, identity, (&keep, known.as_ref(), check), &state).await {
             Ok(lease) => break Arc::new(lease),
             Err(error) => {
                 let text = error.to_string();
@@ -326,12 +354,14 @@ async fn seek(
 async fn take_over(
     config: &RemoteConfig,
     identity: Identity,
-    (keep, known): (&BTreeSet<SnapshotUuid>, Option<&Known>),
+    (keep, known, check): (&BTreeSet<SnapshotUuid>, Option<&Known>, bool),
     state: &watch::Sender<RemoteState>,
 ) -> Result<Lease, NotWriter> {
-    ask(config, identity).await?;
-    if let Some(known) = known {
-        known.check(&*config.store).await?;
+    if check {
+        ask(config, identity).await?;
+        if let Some(known) = known {
+            known.check(&*config.store).await?;
+        }
     }
     let nonce = WriterNonce::random().map_err(SnapshotError::Random)?;
     let store = Arc::clone(&config.store);
@@ -340,11 +370,18 @@ async fn take_over(
     for name in aborted {
         tracing::warn!(%name, "an unfinished upload, whose snapshot is gone, was given up");
     }
-    if let Some(known) = known {
-        // Again: what the writer before put until it was superseded.
-        known.check(&*config.store).await?;
-    }
+    // Again: what the writer before put until it was superseded.
+    let catalog = match known {
+        Some(known) => Some(known.check(&*config.store).await?),
+        None => None,
+    };
+    let bases = catalog.iter().flat_map(Catalog::published).filter(|manifest| {
+        manifest.meta().kind == SnapshotKind::Base
+            && manifest.identity().history == identity.history
+    });
     Ok(Lease {
+        newest_base: bases.map(|manifest| manifest.meta().end_lsn).max(),
+        catalog: std::sync::Mutex::new(catalog),
         store: Arc::clone(&config.store),
         identity,
         epoch: claimant.epoch(),

@@ -38,7 +38,7 @@ use crate::admin;
 use crate::coordinator::archive::file::{self, CursorFile};
 use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
 use crate::coordinator::behind::Known;
-use crate::coordinator::remote;
+use crate::coordinator::remote::{self, Asked};
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle, Taken};
 use crate::restore::{self, Destination, Source};
@@ -104,7 +104,7 @@ impl Database {
         ));
         engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
-        let is_answering = remote.is_some() && answer.is_none();
+        let mut asked = answer.map_or(Asked::Answered, Asked::Silent);
         let (mut cursor, mut known) = (None, None);
         if let Some(dir) = &data_dir {
             let found = file::read(dir, identity)?;
@@ -115,8 +115,10 @@ impl Database {
             known = Some(Known::new(identity, found.ceiling, &catalog));
             cursor = Some(found);
         }
-        if let (Some(remote), Some(known)) = (remote.as_ref().filter(|_| is_answering), &known) {
-            look_at_history(remote, known).await?;
+        if let (Some(remote), Some(known), Asked::Answered) = (&remote, &known, &asked)
+            && look_at_history(remote, known).await?
+        {
+            asked = Asked::Checked;
         }
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
@@ -129,8 +131,7 @@ impl Database {
             // Only now: a start that fails takes nothing over from a server that runs.
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
-            let (state, seeker) =
-                remote::start(remote.clone(), identity, keep, known, answer).await;
+            let (state, seeker) = remote::start(remote.clone(), identity, keep, known, asked).await;
             archiver = cursor.zip(data_dir.clone()).map(|(cursor, data_dir)| {
                 archive::start(ArchiveSetup {
                     engine: Arc::clone(&engine),

@@ -45,19 +45,20 @@ pub(super) fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), Datab
     Ok(())
 }
 
-/// Refuses a directory that is older than what the store has of its history. A store that does not
-/// answer now is asked again before anything is written to it.
+/// Refuses a directory that is older than what the store has of its history; `false`: the store,
+/// which does not answer now, is asked again before anything is written to it.
 pub(super) async fn look_at_history(
     remote: &RemoteConfig,
     known: &Known,
-) -> Result<(), DatabaseError> {
+) -> Result<bool, DatabaseError> {
     match tokio::time::timeout(remote::START_LIMIT, known.check(&*remote.store)).await {
         Ok(Err(error)) if error.is_behind() => Err(error.into()),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the archive cannot be looked at yet");
-            Ok(())
+            Ok(false)
         }
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Ok(_)) => Ok(true),
+        Err(_) => Ok(false),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutwater_control::coordinator::remote::{self, RemoteConfig, RemoteState};
+use cutwater_control::coordinator::remote::{self, Asked, RemoteConfig, RemoteState};
 use cutwater_control::coordinator::upload::{DELETED, LocalView, Uploads};
 use cutwater_engine::entry::{Op, ValueKind};
 use cutwater_engine::seal::{Keyring, MasterKey};
@@ -187,9 +187,10 @@ impl World {
         let config = self.config();
         let answer = remote::probe_start(&config, IDENTITY).await;
         let answer = answer.map_err(|error| format!("a fault was taken for a refusal: {error}"))?;
+        let asked = answer.map_or(Asked::Answered, Asked::Silent);
         let view = LocalView::of(&catalog);
         let keep = view.uuids();
-        let (state, seeker) = remote::start(config.clone(), IDENTITY, keep, None, answer).await;
+        let (state, seeker) = remote::start(config.clone(), IDENTITY, keep, None, asked).await;
         let (uploads, uploader) =
             Uploads::start(&config, self.local(), self.keys.clone(), state.clone(), view);
         self.done.starts += 1;

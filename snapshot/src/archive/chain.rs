@@ -18,8 +18,11 @@ use crate::store;
 
 /// Headers that are read at once.
 const READS_AT_ONCE: usize = 32;
-/// Headers that a search for the head reads before it looks whether it has found it; more than a
-/// head can have late objects of superseded writers around it.
+/// Headers that a search for the head reads first: mostly the newest object is the head, and the
+/// one before it its predecessor.
+const HEAD_PROBE: usize = 2;
+/// Headers that it reads at once if that does not tell; more than a head can have late objects of
+/// superseded writers around it.
 const HEAD_BATCH: usize = 128;
 
 /// One object of an archive.
@@ -158,14 +161,13 @@ pub async fn find_head(
     let (numbers, _) = list(store).await?;
     let last = numbers.keys().next_back().copied().unwrap_or_default();
     let newest: Vec<_> = numbers.into_iter().rev().map(|(n, meta)| (n, meta.size)).collect();
+    let probed = newest.get(..HEAD_PROBE).unwrap_or(&newest);
+    let entries = read_down(store, identity.database, probed).await?;
+    if let Some(own) = evident_head(&entries, identity) {
+        return Ok(ChainHead { last, own: Some(own) });
+    }
     for batch in newest.chunks(HEAD_BATCH) {
-        let reads: Vec<_> = batch
-            .iter()
-            .map(|&(number, bytes)| read(store, identity.database, number, bytes))
-            .collect();
-        let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        let mut entries: Vec<WalEntry> = entries.into_iter().flatten().collect();
-        entries.reverse();
+        let entries = read_down(store, identity.database, batch).await?;
         let headers = || entries.iter().filter_map(|entry| entry.header.as_ref().ok());
         let own = chain(headers().filter(|header| header.identity.history == identity.history));
         let own = own.last().map(|header| (*header).clone());
@@ -181,6 +183,32 @@ pub async fn find_head(
         }
     }
     Ok(ChainHead { last, own: None })
+}
+
+/// The newest object, if it certainly is the head: it is the history's, and names as its
+/// predecessor the one before it, which is of no later writer. A late
+/// put names as its predecessor an object of the writer that has superseded it, or one that lies
+/// further below.
+fn evident_head(entries: &[WalEntry], identity: Identity) -> Option<WalHeader> {
+    let [.., before, newest] = entries else { return None };
+    let (before, newest) = (before.header.as_ref().ok()?, newest.header.as_ref().ok()?);
+    let is_own = |header: &WalHeader| header.identity.history == identity.history;
+    let follows = newest.predecessor == Some(before.link) && before.epoch <= newest.epoch;
+    (is_own(newest) && is_own(before) && follows).then(|| newest.clone())
+}
+
+/// Reads the headers of objects that come from the newest down, and gives them by number.
+async fn read_down(
+    store: &dyn ObjectStore,
+    database: DatabaseId,
+    newest: &[(WalNumber, u64)],
+) -> Result<Vec<WalEntry>, ArchiveError> {
+    let reads: Vec<_> =
+        newest.iter().map(|&(number, bytes)| read(store, database, number, bytes)).collect();
+    let entries: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+    let mut entries: Vec<WalEntry> = entries.into_iter().flatten().collect();
+    entries.reverse();
+    Ok(entries)
 }
 
 /// The objects by number, and names that are not Cutwater's.

@@ -12,6 +12,8 @@ use crate::msgpack::{self, CrcField};
 use crate::paths::{self, SnapshotName};
 use crate::store;
 
+use super::history::{Settled, WrittenHistory};
+
 /// The format of claims that this code writes, and the only one that it reads.
 pub const CLAIM_VERSION: u32 = 1;
 
@@ -31,9 +33,14 @@ struct RawClaim {
     removes: Vec<(SnapshotName, SnapshotUuid)>,
     removes_log: Vec<(u64, u64)>,
     reason: Option<String>,
+    settled_below: SnapshotId,
+    settled_histories: Vec<RawHistory>,
     created_at_us: u64,
     crc32c: CrcField,
 }
+
+/// A history: its id, its parent, where it forked off, and where its log ends.
+type RawHistory = (HistoryId, Option<HistoryId>, Option<Lsn>, Option<Lsn>);
 
 /// A claim: who took an id, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +57,8 @@ pub struct Claim {
     pub snapshot: Option<(SnapshotName, SnapshotUuid)>,
     /// What the id was taken to remove, if it was.
     pub removal: Option<Removal>,
+    /// What the claims below are known to have come to.
+    pub settled: Settled,
     /// When, in microseconds since the Unix epoch.
     pub created_at_us: u64,
 }
@@ -71,6 +80,8 @@ impl Claim {
             removes: self.removal.iter().flat_map(|removal| &removal.snapshots).copied().collect(),
             removes_log: self.removal.iter().flat_map(|removal| &removal.log).copied().collect(),
             reason: self.removal.as_ref().map(|removal| removal.reason.clone()),
+            settled_below: self.settled.below,
+            settled_histories: self.settled.encode_histories(),
             created_at_us: self.created_at_us,
             crc32c: CrcField::default(),
         })
@@ -130,6 +141,12 @@ impl RawClaim {
             None if snapshots.is_empty() && log.is_empty() => None,
             None => return Err(mismatch("the reason of a removal", "there", "not there")),
         };
+        if self.settled_below > id {
+            return Err(mismatch("settled_below", format!("at or below {id}"), self.settled_below));
+        }
+        let histories = self.settled_histories.into_iter().map(decode_history);
+        let histories = histories.collect::<Result<_, _>>()?;
+        let settled = Settled { below: self.settled_below, histories };
         Ok(Claim {
             id,
             epoch: self.epoch,
@@ -137,9 +154,20 @@ impl RawClaim {
             identity: Identity { database: self.database_id, history: self.history_id, fork },
             snapshot,
             removal,
+            settled,
             created_at_us: self.created_at_us,
         })
     }
+}
+
+fn decode_history(raw: RawHistory) -> Result<(HistoryId, WrittenHistory), Flaw> {
+    let (history, parent, fork_lsn, log_end) = raw;
+    let fork = match (parent, fork_lsn) {
+        (None, None) => None,
+        (Some(parent), Some(lsn)) => Some(Fork { parent, lsn }),
+        _ => return Err(mismatch("a history's parent and fork", "together", "apart")),
+    };
+    Ok((history, WrittenHistory { fork, log_end }))
 }
 
 /// Objects of the log that one run of a removal may name: more is damage.

@@ -14,9 +14,7 @@ use cutwater_snapshot::archive::header::RAW_LIMIT_BYTES;
 use cutwater_snapshot::archive::{
     ArchiveError, ArchiveWriter, Cursor, Draft, Fence, Put, Secrets, WalWriterId, find_head,
 };
-use cutwater_snapshot::catalog::Catalog;
 use cutwater_snapshot::ident::{self, WalUuid};
-use cutwater_snapshot::manifest::SnapshotKind;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -221,12 +219,7 @@ impl Task {
             // What was put is gone, or this is another store.
             cursor.run_from = cursor.to;
         }
-        let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
-        let has_base = catalog.published().any(|manifest| {
-            manifest.meta().kind == SnapshotKind::Base
-                && manifest.identity().history == lease.identity.history
-                && manifest.meta().end_lsn >= cursor.run_from
-        });
+        let has_base = lease.newest_base.is_some_and(|end_lsn| end_lsn >= cursor.run_from);
         self.base_due = (!has_base).then_some(cursor.run_from);
         self.save(cursor).await?;
         let Lease { identity, epoch, nonce, .. } = *lease;

@@ -291,7 +291,10 @@ impl Uploader {
             (self.changes, self.remote) = (lease.changes(), None);
         }
         let Some(remote) = &mut self.remote else {
-            let catalog = Catalog::load(&*lease.store, lease.identity.database).await?;
+            let catalog = match lease.take_catalog().filter(|_| self.changes == 0) {
+                Some(catalog) => catalog,
+                None => Catalog::load(&*lease.store, lease.identity.database).await?,
+            };
             sweep_leftovers(&*lease.store, &catalog).await?;
             self.claims.extend(lease.kept.iter().map(|(name, uuid)| (*uuid, *name)));
             self.claims.retain(|_, name| {
