@@ -9,6 +9,7 @@ use cutwater_snapshot::manifest::SnapshotKind;
 use cutwater_snapshot::verify::VerifyReport;
 use tokio::sync::watch;
 
+use crate::coordinator::request::Accepted;
 use crate::coordinator::{CoordinatorError, Deleted, Handle, Taken};
 use crate::fault::{self, Fault};
 use crate::keeping;
@@ -43,11 +44,12 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
         (b"bgsave", option) if !matches!(option, b"" | b"schedule") || args.len() > 2 => {
             reply.reply(|reply| reply.error(SYNTAX));
         }
-        (b"bgsave", _) => match begin_in_background(&handle).await {
-            Ok(()) => reply.reply(|reply| reply.simple("Background saving started")),
+        (b"bgsave", _) => match handle.begin_for(Some(client_id)).await {
+            Ok(Accepted::Begins) => reply.reply(|reply| reply.simple("Background saving started")),
+            Ok(Accepted::Waits) => reply.reply(|reply| reply.simple("Background saving scheduled")),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
-        (b"save", _) => match handle.create().await {
+        (b"save", _) => match handle.create_for(SnapshotKind::Base, Some(client_id)).await {
             Ok(_) => reply.reply(|reply| reply.ok()),
             Err(error) => reply.reply(|reply| refuse(reply, &error)),
         },
@@ -97,18 +99,30 @@ async fn answer(call: AdminCall, handle: Handle, shutdown: watch::Sender<bool>) 
 const NO_ID: &str = "ERR a snapshot id is a whole number, as SNAPSHOT LIST shows it";
 
 /// SNAPSHOT CANCEL \[id\]: the snapshot that is being taken. SNAPSHOT CANCEL VERIFY \[id\]:
-/// verifications.
+/// verifications. SNAPSHOT CANCEL WAITING \[client\]: the request that waits for its snapshot.
 async fn cancel(args: Args<'_>, handle: &Handle, reply: AdminReplier) {
-    let is_verify = args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(b"verify"));
-    let (at, longest) = if is_verify { (3, 4) } else { (2, 3) };
-    let id = match args.get(at).map(parse_id) {
+    let is = |known: &[u8]| args.get(2).is_some_and(|word| word.eq_ignore_ascii_case(known));
+    let (is_verify, is_waiting) = (is(b"verify"), is(b"waiting"));
+    let (at, longest) = if is_verify || is_waiting { (3, 4) } else { (2, 3) };
+    let number = match args.get(at).map(parse_number) {
+        Some(None) if is_waiting => {
+            return reply.reply(|reply| reply.error("ERR a client id is a whole number"));
+        }
         Some(None) => return reply.reply(|reply| reply.error(NO_ID)),
-        id => id.flatten(),
+        number => number.flatten(),
     };
     if args.len() > longest {
-        return reply.reply(|reply| reply.error("ERR syntax error: CANCEL [VERIFY] [id]"));
+        let text = "ERR syntax error: CANCEL [id] | VERIFY [id] | WAITING [client]";
+        return reply.reply(|reply| reply.error(text));
     }
+    let id = number.map(SnapshotId);
     let outcome = match is_verify {
+        _ if is_waiting => {
+            return match handle.cancel_waiting(number).await {
+                Ok(()) => reply.reply(|reply| reply.ok()),
+                Err(error) => reply.reply(|reply| refuse(reply, &error)),
+            };
+        }
         true => handle.cancel_verify(id).await,
         false => handle.cancel(id).await.map(|id| id.0),
     };
@@ -199,25 +213,12 @@ async fn with_id(subcommand: &[u8], id: SnapshotId, handle: &Handle, reply: Admi
     }
 }
 
-/// Starts a snapshot and does not wait for it; an error only if one is under way.
-async fn begin_in_background(handle: &Handle) -> Result<(), CoordinatorError> {
-    if let Some(running) = handle.status().await?.running {
-        return Err(CoordinatorError::Busy(running.id));
-    }
-    let handle = handle.clone();
-    tokio::spawn(async move {
-        // How it ended is in STATUS, INFO and the log.
-        let _ = handle.create().await;
-    });
-    Ok(())
-}
-
 fn snapshot_id(args: Args<'_>) -> Option<SnapshotId> {
-    parse_id(args.get(2)?)
+    parse_number(args.get(2)?).map(SnapshotId)
 }
 
-fn parse_id(word: &[u8]) -> Option<SnapshotId> {
-    std::str::from_utf8(word).ok()?.parse().ok().map(SnapshotId)
+fn parse_number(word: &[u8]) -> Option<u64> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 fn refuse(reply: &mut Reply<'_>, error: &CoordinatorError) {

@@ -8,7 +8,7 @@ use cutwater_engine::types::Lsn;
 use crate::coordinator::archive::ArchiveStatus;
 use crate::coordinator::work::Running;
 use crate::coordinator::{RemoteStatus, Status};
-use crate::listing::{Field, rfc_3339};
+use crate::listing::{Field, kind_name, rfc_3339};
 use crate::restore::text::{last_moment, moment};
 
 /// The fields of `SNAPSHOT STATUS`, in their order. Those of the remote store and of the archive
@@ -27,6 +27,8 @@ pub fn fields(status: &Status) -> Vec<(&'static str, Field)> {
         ("expected_bytes", maybe(progress.and_then(|progress| progress.expected_bytes))),
         ("written_entries", number(progress.map_or(0, |progress| progress.done_entries))),
         ("expected_entries", maybe(progress.and_then(|progress| progress.expected_entries))),
+        ("waiting", text(status.waiting.map(|waiting| kind_name(waiting.kind)))),
+        ("waiting_client", maybe(status.waiting.and_then(|waiting| waiting.origin.client()))),
         ("last", maybe(status.last.map(|id| id.0))),
         ("last_end_lsn", number(status.last_end_lsn.0)),
         ("last_created_at", text(last_created_at(status).as_deref())),

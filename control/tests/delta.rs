@@ -262,6 +262,14 @@ async fn when_a_base_is_due() {
         client.set(format!("big:{n}"), "x".repeat(10_000)).unwrap();
     }
     assert!(matches!(due(&database).await, BaseDue::Bytes { .. }));
+    // What was begun of it is listed at once, as in the store, and the base is the one after it.
+    let listed = database.list().await.unwrap();
+    let [.., given_up, base] = &listed[..] else { panic!("{listed:?}") };
+    let EntryState::Tombstone(tombstone) = &given_up.state else { panic!("{given_up:?}") };
+    assert!(tombstone.reason.starts_with("a base is due: too much"), "{tombstone:?}");
+    assert_eq!((base.id.0, base.state_name()), (given_up.id.0 + 1, "published"));
+    let status = database.coordinator().status().await.unwrap();
+    assert_eq!(status.last, Some(base.id));
     client.set("a", "2").unwrap();
     delta(&database).await;
     client.set("a", "3").unwrap();

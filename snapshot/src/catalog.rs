@@ -219,6 +219,14 @@ impl Catalog {
         self.entries.sort_by_key(Entry::order);
     }
 
+    /// Takes in a snapshot that was begun and has no manifest.
+    pub fn leave_open(&mut self, name: SnapshotName) {
+        self.entries.retain(|entry| entry.name != Some(name));
+        let (id, state) = (name.id, EntryState::Unfinished);
+        self.entries.push(Entry { id, name: Some(name), state, stored_bytes: 0 });
+        self.entries.sort_by_key(Entry::order);
+    }
+
     /// Forgets every entry of an id; the store is not touched.
     pub fn remove(&mut self, id: SnapshotId) {
         self.entries.retain(|entry| entry.id != id);
@@ -417,7 +425,10 @@ async fn claim_entry(
 }
 
 /// Reads and validates the manifest of a snapshot.
-pub(crate) async fn read_record(
+///
+/// # Errors
+/// The store's, or what is wrong with the manifest.
+pub async fn read_record(
     store: &dyn ObjectStore,
     name: SnapshotName,
 ) -> Result<Record, SnapshotError> {

@@ -23,7 +23,7 @@ use crate::support::{refused, serve, snapshot_folder};
 /// cancelled.
 const DATA_BYTES: usize = 24 << 20;
 /// How long a condition may take to come true.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -43,14 +43,14 @@ fn slow() -> Vec<String> {
 }
 
 /// Sends a command on a connection of its own, and waits for its reply beside the test.
-fn beside(server: &ServerProcess, command: &[&str]) -> JoinHandle<Reply> {
+pub fn beside(server: &ServerProcess, command: &[&str]) -> JoinHandle<Reply> {
     let mut client = server.client().unwrap();
     client.set_timeout(LIMIT).unwrap();
     let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
     std::thread::spawn(move || client.call(&command).unwrap())
 }
 
-fn number(client: &mut Client, name: &str) -> Option<i64> {
+pub fn number(client: &mut Client, name: &str) -> Option<i64> {
     let status = client.call(&["SNAPSHOT", "STATUS"]).unwrap();
     field(&status, name).unwrap().integer()
 }
@@ -64,7 +64,7 @@ fn verifications(client: &mut Client) -> usize {
 }
 
 /// Waits until a condition holds.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
@@ -115,6 +115,13 @@ fn a_snapshot_is_cancelled_and_nothing_of_it_is_left() {
         (number(&mut client, "failed"), number(&mut client, "cancelled")),
         (Some(0), Some(1))
     );
+
+    // The list says so at once.
+    let listed = client.call(&["SNAPSHOT", "LIST"]).unwrap();
+    let Reply::Array(_, rows) = &listed else { panic!("{listed}") };
+    let row = rows.iter().find(|row| field(row, "id").unwrap().integer() == Some(id)).unwrap();
+    assert_eq!(field(row, "state").unwrap().bytes(), Some(&b"aborted"[..]), "{row}");
+    assert!(field(row, "reason").unwrap().to_string().contains("was cancelled"), "{row}");
 
     // What an aborted snapshot leaves is its tombstone, and that no restore takes for a snapshot.
     let folder = snapshot_folder(&dir.path().join("data"), id as u64);
@@ -172,25 +179,25 @@ fn a_verification_ends_with_its_client_or_when_it_is_cancelled() {
 }
 
 /// A command of the binary beside the test.
-struct Beside {
+pub struct Beside {
     child: Child,
 }
 
 impl Beside {
-    fn begin(arguments: &[&str]) -> Self {
+    pub fn begin(arguments: &[&str]) -> Self {
         let mut command = Command::new(server::binary().unwrap());
         tools::hide_variables(&mut command);
         command.args(arguments).stdin(Stdio::null());
         Self { child: command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap() }
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Its exit code, and what it printed on standard error.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let status = tools::wait_within(&mut self.child, LIMIT).unwrap();
         let mut printed = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut printed).unwrap();

@@ -36,5 +36,6 @@ mod tour;
 mod trace;
 mod two_servers;
 mod uploads;
+mod waiting;
 
 use cutwater_bench::s3;

@@ -56,9 +56,7 @@ fn wait(call: &mut LongCall, interrupts: &Interrupts) -> Result<Value, Failure> 
         if let Some(outcome) = call.poll() {
             let Some(by) = interrupts.received() else { return outcome };
             let what = match (&outcome, cancelled) {
-                (Err(error), Some(id)) if error.fault() == Fault::Cancelled => {
-                    format!("snapshot {id} was cancelled, and nothing of it is left")
-                }
+                (Err(error), Some(what)) if error.fault() == Fault::Cancelled => what,
                 (Err(_), _) => return outcome,
                 (Ok(_), _) => "the snapshot was published before it could be cancelled".to_owned(),
             };
@@ -67,20 +65,41 @@ fn wait(call: &mut LongCall, interrupts: &Interrupts) -> Result<Value, Failure> 
         // A server that does not answer this does not answer the command either.
         let Ok(status) = call.side.status() else { continue };
         let Some(id) = status.number("running") else { continue };
-        if !call.is_mine(status.number("running_client")) {
-            continue;
-        }
+        let is_running = call.is_mine(status.number("running_client"));
+        let is_waiting = call.is_mine(status.number("waiting_client"));
         if interrupts.received().is_some() && cancelled.is_none() {
-            cancelled = Some(id);
-            // If it is over by now, the reply says how.
-            let _ = call.side.call(&["CANCEL", &id.to_string()], LONG_TIMEOUT);
+            // What was over meanwhile, or has begun to run, is an error: then it is looked again.
+            cancelled = match (is_running, is_waiting) {
+                (true, _) => {
+                    let done = call.side.call(&["CANCEL", &id.to_string()], LONG_TIMEOUT);
+                    done.is_ok()
+                        .then(|| format!("snapshot {id} was cancelled, and nothing of it is left"))
+                }
+                (false, true) => {
+                    let client = call.client_id.to_string();
+                    let done = call.side.call(&["CANCEL", "WAITING", &client], QUICK_TIMEOUT);
+                    done.is_ok().then(|| {
+                        "the request was cancelled while it waited: no snapshot was begun"
+                            .to_owned()
+                    })
+                }
+                (false, false) => None,
+            };
+        } else if is_running {
+            meter.show(&Progress {
+                label: format!("snapshot {id}"),
+                done_bytes: status.number("written_bytes").unwrap_or(0),
+                total_bytes: status.number("expected_bytes"),
+                is_estimate: true,
+            });
+        } else if is_waiting {
+            meter.show(&Progress {
+                label: format!("waiting for snapshot {id}, which the server takes by itself"),
+                done_bytes: status.number("written_bytes").unwrap_or(0),
+                total_bytes: status.number("expected_bytes"),
+                is_estimate: true,
+            });
         }
-        meter.show(&Progress {
-            label: format!("snapshot {id}"),
-            done_bytes: status.number("written_bytes").unwrap_or(0),
-            total_bytes: status.number("expected_bytes"),
-            is_estimate: true,
-        });
     }
 }
 

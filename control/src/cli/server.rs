@@ -76,7 +76,7 @@ pub struct LongCall {
     /// The connection on which it is not.
     pub side: Server,
     /// The connection on which it is, as CLIENT ID says it.
-    client_id: u64,
+    pub client_id: u64,
     reply: Receiver<Result<Value, Failure>>,
 }
 

@@ -23,6 +23,9 @@ pub enum SnapshotCommand {
         /// Stop verifications instead
         #[arg(long)]
         verify: bool,
+        /// Drop the request that waits until the server's own snapshot is over instead
+        #[arg(long, conflicts_with = "verify")]
+        waiting: bool,
         #[command(flatten)]
         server: ServerArgs,
         /// Print a JSON object
@@ -109,7 +112,14 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
         SnapshotCommand::Unpin(args) => prune::pin(&args, false, variables),
         SnapshotCommand::Prune(args) => prune::execute(&args, variables),
         SnapshotCommand::Status(args) => status::execute(&args, variables),
-        SnapshotCommand::Cancel { verify, server, json } => {
+        SnapshotCommand::Cancel { waiting: true, server, json, .. } => {
+            Server::connect(&server, variables)?.call(&["CANCEL", "WAITING"], QUICK_TIMEOUT)?;
+            output::print(&match json {
+                true => pretty(&serde_json::json!({ "waiting": 0 })),
+                false => "cancelled the request that waited: no snapshot was begun for it".into(),
+            })
+        }
+        SnapshotCommand::Cancel { verify, server, json, .. } => {
             let mut server = Server::connect(&server, variables)?;
             let words: &[&str] = if verify { &["CANCEL", "VERIFY"] } else { &["CANCEL"] };
             let reply = server.call(words, LONG_TIMEOUT)?;

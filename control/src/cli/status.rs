@@ -86,6 +86,9 @@ fn text(status: &Status, before: Option<(Duration, &Status)>) -> String {
             let _ = write!(text, "snapshot  {id}: {part}");
         }
     }
+    if let Some(kind) = status.text("waiting") {
+        let _ = write!(text, "\nwaiting   a {kind} that was asked for, until that is over");
+    }
     match status.number("last") {
         None => text.push_str("\nlast      none"),
         Some(id) => {

@@ -1,16 +1,18 @@
 //! The coordinator's loop. It never waits for a job: a snapshot runs beside it and comes back with
-//! the claimant when it is over, so there is at most one. Where it stands is told in [`standing`].
+//! the claimant when it is over, so there is at most one. How one begins is in [`requests`], where
+//! the actor stands is told in [`standing`].
 
 mod changes;
+mod requests;
 mod standing;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cutwater_engine::Engine;
 use cutwater_engine::clock::wall_micros;
-use cutwater_engine::engine::log_dir;
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{Catalog, Entry};
@@ -19,6 +21,7 @@ use cutwater_snapshot::compression::Compression;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::HistoryId;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
+use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::retention::Policy;
 use cutwater_snapshot::store::paced::PacedStore;
 use cutwater_snapshot::verify::VerifyReport;
@@ -26,20 +29,20 @@ use object_store::ObjectStore;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::Instrument as _;
 
 use super::archive::ArchiveStatus;
-use super::delta::{self, BaseDue, parent};
 use super::growth::LogGrowth;
-use super::job::{self, BASE_DUE, CHECKPOINT, Form, Order};
+use super::job::{BASE_DUE, CHECKPOINT, Form};
 use super::message::Taken;
 use super::message::{CoordinatorError, Handle, Message, REQUESTS, Reply};
 use super::readback::ReadBacks;
 use super::recycle::{Archived, recycle, superfluous_checkpoints};
+use super::request::Origin;
 use super::retention::RETIRED;
 use super::upload::Uploads;
 use super::verification::Verifications;
 use super::work::{Running, Work};
+use requests::Request;
 
 /// How often the growth of the log is looked at: a fast disk takes a gigabyte a second, so that at
 /// most some tens of megabytes come on top of what starts a checkpoint.
@@ -87,13 +90,12 @@ const REMOTE_DELETE_LIMIT: Duration = Duration::from_secs(5);
 type JobResult = (Claimant, Result<Taken, CoordinatorError>);
 
 struct Job {
-    id: SnapshotId,
     handle: JoinHandle<JobResult>,
     work: Arc<Work>,
-    /// The client that asked for it, if it was one.
-    client: Option<u64>,
+    /// Who wanted it.
+    origin: Origin,
     since_us: u64,
-    /// Who asked; none for a checkpoint.
+    /// Who waits for it, if anybody does.
     reply: Option<Reply<Taken>>,
     /// Who waits until it is cancelled.
     cancellers: Vec<Reply<SnapshotId>>,
@@ -101,8 +103,13 @@ struct Job {
 
 impl Job {
     fn running(&self) -> Running {
-        let (progress, client) = (self.work.progress(), self.client);
-        Running { id: self.id, client, since_us: self.since_us, progress }
+        let (progress, client) = (self.work.progress(), self.origin.client());
+        Running { id: self.id(), client, since_us: self.since_us, progress }
+    }
+
+    /// The snapshot that is being taken; another one when a base is taken in place of a delta.
+    fn id(&self) -> SnapshotId {
+        self.work.id()
     }
 }
 
@@ -126,6 +133,13 @@ struct Actor {
     checkpoint_log_bytes: Option<u64>,
     form: Form,
     job: Option<Job>,
+    /// The request that is next.
+    waiting: Option<Request>,
+    /// Snapshots that were given up or deleted, of which the store was not heard, or has something
+    /// left.
+    unsettled: BTreeSet<SnapshotName>,
+    /// When these are looked at again.
+    settle_at: Instant,
     verifications: Verifications,
     /// New snapshots that are read back.
     readbacks: ReadBacks,
@@ -166,6 +180,9 @@ pub fn start(setup: CoordinatorSetup) -> (Handle, JoinHandle<()>) {
         checkpoint_log_bytes: setup.checkpoint_log_bytes,
         form: Form { keys: setup.keys, compression: setup.compression, limit_bytes_per_s: limit },
         job: None,
+        waiting: None,
+        unsettled: BTreeSet::new(),
+        settle_at: Instant::now(),
         verifications: Verifications::default(),
         readbacks: ReadBacks::default(),
         growth: LogGrowth::default(),
@@ -203,28 +220,25 @@ impl Actor {
                     Some(message) => self.handle(message).await,
                     None => return self.give_up().await,
                 },
-                result = finished(&mut self.job) => self.job_over(result),
+                result = finished(&mut self.job) => self.job_over(result).await,
                 Some((id, outcome)) = self.readbacks.next() => self.let_go(id, outcome).await,
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick().await,
             }
         }
     }
 
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::Create(kind, client, reply) => {
-                let refused = match (&self.job, kind) {
-                    (Some(job), _) => CoordinatorError::Busy(job.id),
-                    (None, SnapshotKind::Delta) if self.data_dir.is_none() => {
-                        CoordinatorError::NoLog
-                    }
-                    (None, _) => {
-                        let job = self.begin(kind, None);
-                        (job.client, job.reply) = (client, Some(reply));
-                        return;
-                    }
-                };
-                let _ = reply.send(Err(refused));
+            Message::Create(kind, origin, reply) => {
+                self.request(Request { kind, origin, reply: Some(reply) });
+            }
+            Message::Begin(kind, origin, reply) => {
+                drop(
+                    reply.send(self.admit(Request { kind, origin, reply: None }).map_err(|e| e.0)),
+                );
+            }
+            Message::CancelWaiting(client, reply) => {
+                drop(reply.send(self.cancel_waiting(client)));
             }
             Message::Cancel(id, reply) => self.cancel(id, reply),
             Message::List(reply) => drop(reply.send(Ok(self.catalog.entries().to_vec()))),
@@ -252,59 +266,7 @@ impl Actor {
         }
     }
 
-    /// Begins a snapshot, for a reason if nobody asked for it.
-    fn begin(&mut self, kind: SnapshotKind, reason: Option<&'static str>) -> &mut Job {
-        let mut claimant = self.claimant.take().expect("it is here while no job runs");
-        let engine = Arc::clone(&self.engine);
-        let work = match kind {
-            SnapshotKind::Base => Work::of_all_keys(engine.shared()),
-            SnapshotKind::Delta => Work::of_unknown_size(),
-        };
-        let order = Order {
-            form: self.form.clone(),
-            reason,
-            delta: (kind == SnapshotKind::Delta).then(|| self.delta_source()),
-            work: Arc::clone(&work),
-        };
-        // Where that is possible a snapshot bears one id in both stores.
-        if let Some(taken) = self.uploads.as_ref().and_then(Uploads::last_id) {
-            claimant.skip_past(taken);
-        }
-        let id = claimant.next_id();
-        tracing::info!(snapshot = id.0, "snapshot begins");
-        let span = tracing::info_span!("snapshot", id = id.0, lsn = tracing::field::Empty);
-        let take = async move {
-            let result = job::run(&engine, &mut claimant, order).await;
-            (claimant, result)
-        };
-        let handle = tokio::spawn(take.instrument(span));
-        let since_us = wall_micros();
-        let (client, reply, cancellers) = (None, None, Vec::new());
-        self.job.insert(Job { id, handle, work, client, since_us, reply, cancellers })
-    }
-
-    /// What a delta would be made of now.
-    fn delta_source(&self) -> Result<delta::Source, BaseDue> {
-        let dir = self.data_dir.as_ref().ok_or(BaseDue::NoParent)?;
-        let remote = self.uploads.as_ref().map(Uploads::status);
-        let parent = parent::choose(&self.catalog, self.history, remote.as_ref())?;
-        Ok(delta::Source { parent, log_dir: log_dir(dir) })
-    }
-
-    /// Answered by [`Self::job_over`], when nothing of it is left.
-    fn cancel(&mut self, id: Option<SnapshotId>, reply: Reply<SnapshotId>) {
-        let job = self.job.as_mut().filter(|job| id.is_none_or(|id| id == job.id));
-        match (job, id) {
-            (Some(job), _) => {
-                job.work.cancel();
-                job.cancellers.push(reply);
-            }
-            (None, Some(id)) => drop(reply.send(Err(CoordinatorError::NotRunning(id)))),
-            (None, None) => drop(reply.send(Err(CoordinatorError::NothingToCancel))),
-        }
-    }
-
-    fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
+    async fn job_over(&mut self, result: Result<JobResult, tokio::task::JoinError>) {
         let mut job = self.job.take().expect("its result was just awaited");
         let outcome = match result {
             Ok((claimant, outcome)) => {
@@ -331,10 +293,10 @@ impl Actor {
             }
             Err(error) => {
                 if let CoordinatorError::Cancelled(_) = error {
-                    tracing::info!(snapshot = job.id.0, "snapshot cancelled");
+                    tracing::info!(snapshot = job.id().0, "snapshot cancelled");
                     self.cancelled += 1;
                 } else {
-                    tracing::warn!(snapshot = job.id.0, %error, "snapshot failed");
+                    tracing::warn!(snapshot = job.id().0, %error, "snapshot failed");
                     self.failed += 1;
                     self.last_error = Some(error.to_string());
                 }
@@ -342,10 +304,14 @@ impl Actor {
                 self.base_retry_at = Instant::now() + BASE_RETRY;
             }
         }
+        for name in job.work.take_given_up() {
+            self.settle(name).await;
+        }
+        let id = job.id();
         for canceller in job.cancellers.drain(..) {
             let answer = match &outcome {
-                Ok(_) => Err(CoordinatorError::NotRunning(job.id)),
-                Err(_) => Ok(job.id),
+                Ok(_) => Err(CoordinatorError::NotRunning(id)),
+                Err(_) => Ok(id),
             };
             let _ = canceller.send(answer);
         }
@@ -353,10 +319,14 @@ impl Actor {
             self.may_recycle = false;
             self.readbacks.begin(manifest.id(), &self.paced_store, &self.form.keys);
         }
-        if let Some(reply) = job.reply.take() {
+        let reply = job.reply.take();
+        drop(job);
+        self.begin_waiting();
+        // Before the answer: who has it finds it in INFO.
+        self.publish_info();
+        if let Some(reply) = reply {
             let _ = reply.send(outcome);
         }
-        self.publish_info();
     }
 
     /// A new snapshot was read back: when all were, lets go of what the checkpoints make
@@ -421,12 +391,15 @@ impl Actor {
         }
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
+        if !self.unsettled.is_empty() && Instant::now() >= self.settle_at {
+            self.settle_again().await;
+        }
         if self.job.is_none() && self.claimant.is_some() && self.data_dir.is_some() {
             if self.is_base_due() {
-                self.begin(SnapshotKind::Base, Some(BASE_DUE));
+                self.begin(SnapshotKind::Base, Origin::Server, Some(BASE_DUE));
             } else if self.growth.is_checkpoint_due(&self.engine, self.checkpoint_log_bytes) {
-                self.begin(SnapshotKind::Base, Some(CHECKPOINT));
+                self.begin(SnapshotKind::Base, Origin::Server, Some(CHECKPOINT));
             }
         }
         self.ticks += 1;
@@ -436,20 +409,6 @@ impl Actor {
                 self.recycle();
             }
             self.publish_info();
-        }
-    }
-
-    async fn give_up(&mut self) {
-        let Some(mut job) = self.job.take() else { return };
-        // The streams go with the task, which cancels the snapshot; its claim is aborted at the
-        // next start.
-        job.handle.abort();
-        let _ = (&mut job.handle).await;
-        if let Some(reply) = job.reply.take() {
-            let _ = reply.send(Err(CoordinatorError::Closed));
-        }
-        for canceller in job.cancellers.drain(..) {
-            let _ = canceller.send(Err(CoordinatorError::Closed));
         }
     }
 }

@@ -79,7 +79,8 @@ pub async fn run(
         },
     };
     if let Some(due) = &due {
-        tracing::warn!(%due, "a base is taken instead of a delta");
+        tracing::warn!(%due, base = claimant.next_id().0, "a base is taken instead of a delta");
+        work.restart_with_all_keys(engine.shared());
     }
     let manifest = take(engine, claimant, &form, reason, &work).await?;
     Ok(Taken { manifest, instead: due })
@@ -98,6 +99,7 @@ pub async fn take(
     work: &Arc<Work>,
 ) -> Result<Manifest, CoordinatorError> {
     let id = claimant.next_id();
+    work.set_id(id);
     let digest_seed = random_u64()?;
     let plan = SnapshotPlan { cut: None, digest_seed, only_digests: false };
     let streams = tokio::select! {
@@ -113,14 +115,16 @@ pub async fn take(
     let writer = SnapshotWriter::begin(claimant, spec, &form.keys).await?;
     let throttle = Arc::new(Throttle::new(form.limit_bytes_per_s));
     match write_parts(&writer, streams.parts, &throttle, work).await {
-        Ok(_) if work.is_cancelled() => Err(give_up(writer, CoordinatorError::Cancelled(id)).await),
+        Ok(_) if work.is_cancelled() => {
+            Err(give_up(writer, CoordinatorError::Cancelled(id), work).await)
+        }
         Ok((parts, digests)) => {
             match writer.finish_with(parts, summary(digest_seed, digests)).await {
                 Ok(manifest) => Ok(manifest),
-                Err(error) => Err(give_up(writer, error.into()).await),
+                Err(error) => Err(give_up(writer, error.into(), work).await),
             }
         }
-        Err(error) => Err(give_up(writer, error).await),
+        Err(error) => Err(give_up(writer, error, work).await),
     }
 }
 
@@ -146,7 +150,12 @@ pub(crate) fn gather_digests(parts: Vec<SlotDigests>) -> Vec<u128> {
     digests
 }
 
-pub(super) async fn give_up(writer: SnapshotWriter, error: CoordinatorError) -> CoordinatorError {
+pub(super) async fn give_up(
+    writer: SnapshotWriter,
+    error: CoordinatorError,
+    work: &Work,
+) -> CoordinatorError {
+    work.give_up(writer.name());
     if let Err(abort) = writer.abort(&error.to_string()).await {
         tracing::warn!(%abort, "what is left of the snapshot stays until the next start");
     }

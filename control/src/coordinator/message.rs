@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::archive::ArchiveStatus;
 use super::delta::BaseDue;
 use super::remote::RemoteState;
+use super::request::{Accepted, Origin, Waiting};
 use super::upload::{Uploading, Uploads};
 use super::work::Running;
 use crate::verify::{DeepError, DeepReport};
@@ -27,9 +28,15 @@ pub enum CoordinatorError {
     /// A snapshot is under way.
     #[error("snapshot {0} is under way: wait until it is published")]
     Busy(SnapshotId),
+    /// One is under way that the server takes by itself, and somebody waits behind it.
+    #[error("snapshot {0} is under way, and another request waits behind it: try again later")]
+    BusyBehind(SnapshotId),
     /// The snapshot was cancelled while it was taken.
     #[error("snapshot {0} was cancelled: nothing of it is left")]
     Cancelled(SnapshotId),
+    /// The request was cancelled while it waited for another snapshot.
+    #[error("the request was cancelled while it waited: no snapshot was begun for it")]
+    WaitCancelled,
     /// The verification was cancelled.
     #[error("the verification of snapshot {0} was cancelled")]
     VerifyCancelled(SnapshotId),
@@ -39,6 +46,9 @@ pub enum CoordinatorError {
     /// This snapshot is not the one that is being taken, or it is published by now.
     #[error("snapshot {0} is not being taken: there is nothing to cancel")]
     NotRunning(SnapshotId),
+    /// No request waits, or not this client's.
+    #[error("no such request for a snapshot waits: there is nothing to cancel")]
+    NothingWaits,
     /// No snapshot is being verified.
     #[error("no verification is under way: there is nothing to cancel")]
     NoVerification,
@@ -48,6 +58,14 @@ pub enum CoordinatorError {
     /// The store could not take or give it.
     #[error("{0}")]
     Store(Arc<SnapshotError>),
+    /// It is deleted, and objects of it are still there.
+    #[error("snapshot {id} is deleted, but objects of it stay for now, and go later: {reason}")]
+    Leftovers {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why they stay.
+        reason: Arc<SnapshotError>,
+    },
     /// A delta was asked for where there is no log.
     #[error(
         "deltas come from the log, and this server runs without one (--no-log): take a base instead"
@@ -89,6 +107,8 @@ pub struct Status {
     pub now_us: u64,
     /// The snapshot under way.
     pub running: Option<Running>,
+    /// The request that waits for it.
+    pub waiting: Option<Waiting>,
     /// The verifications under way.
     pub verifications: Vec<Running>,
     /// The newest published snapshot.
@@ -201,8 +221,12 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, CoordinatorError>>;
 /// A request to the actor.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// From a client, if it was one; answered when the manifest is published, or with why not.
-    Create(SnapshotKind, Option<u64>, Reply<Taken>),
+    /// Answered when the manifest is published, or with why not.
+    Create(SnapshotKind, Origin, Reply<Taken>),
+    /// The same, answered at once.
+    Begin(SnapshotKind, Origin, Reply<Accepted>),
+    /// The request that waits, if a client is named only that client's; answered at once.
+    CancelWaiting(Option<u64>, Reply<()>),
     /// Answered when the snapshot under way is over and nothing of it is left, with its id; if one
     /// is named, only that one.
     Cancel(Option<SnapshotId>, Reply<SnapshotId>),
@@ -258,16 +282,43 @@ impl Handle {
 
     /// [`Self::create_kind`] for a client, as CLIENT ID says it, which [`Status`] then names.
     ///
+    /// Behind a snapshot that the server takes by itself it waits.
+    ///
     /// # Errors
-    /// [`CoordinatorError::Busy`] names the one under way; [`CoordinatorError::NoLog`]
-    /// where a delta is never possible; [`CoordinatorError::Cancelled`] if somebody cancels
+    /// [`CoordinatorError::Busy`] and [`CoordinatorError::BusyBehind`] name the one under way;
+    /// [`CoordinatorError::NoLog`] where a delta is never possible;
+    /// [`CoordinatorError::Cancelled`] and [`CoordinatorError::WaitCancelled`] if somebody cancels
     /// it.
     pub async fn create_for(
         &self,
         kind: SnapshotKind,
         client: Option<u64>,
     ) -> Result<Taken, CoordinatorError> {
-        self.ask(|reply| Message::Create(kind, client, reply)).await
+        self.ask(|reply| Message::Create(kind, Origin::Caller(client), reply)).await
+    }
+
+    /// [`Self::create_kind`] for a rule of the schedule, which waits for nothing.
+    pub(super) async fn create_by_rule(&self, kind: SnapshotKind) -> Result<(), CoordinatorError> {
+        self.ask(|reply| Message::Create(kind, Origin::Schedule, reply)).await.map(drop)
+    }
+
+    /// Begins a base for a client, or has it wait behind one that the server takes by itself; how
+    /// it ends is in [`Status`].
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Busy`] and [`CoordinatorError::BusyBehind`] name the one under way.
+    pub async fn begin_for(&self, client: Option<u64>) -> Result<Accepted, CoordinatorError> {
+        let (kind, origin) = (SnapshotKind::Base, Origin::Caller(client));
+        self.ask(|reply| Message::Begin(kind, origin, reply)).await
+    }
+
+    /// Cancels the request that waits for a snapshot of the server's own; if `client` is given only
+    /// one of that client.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::NothingWaits`], also if it is being taken by now.
+    pub async fn cancel_waiting(&self, client: Option<u64>) -> Result<(), CoordinatorError> {
+        self.ask(|reply| Message::CancelWaiting(client, reply)).await
     }
 
     /// Cancels the snapshot that is being taken, if `id` is given only that one; completes with its

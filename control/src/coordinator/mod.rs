@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`message`] | what it is asked, and how one asks |
+//! | [`request`] | who asks for a snapshot, and who waits |
 //! | `actor` | the actor: one request at a time, at most one job beside it |
 //! | `job` | one snapshot: freeze, write the parts, publish |
 //! | [`delta`] | what changed since another snapshot, out of the log |
@@ -32,6 +33,7 @@ pub mod pins;
 mod readback;
 pub(crate) mod recycle;
 pub mod remote;
+pub mod request;
 pub mod retention;
 pub mod schedule;
 pub mod upload;

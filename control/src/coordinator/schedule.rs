@@ -33,8 +33,8 @@ pub fn start(rules: Vec<Rule>, history: HistoryId, handle: Handle) -> JoinHandle
             let Some(kind) = due(&rules, last(&entries, history, started_us), wall_micros()) else {
                 continue;
             };
-            match take(&handle, kind).await {
-                Ok(()) | Err(CoordinatorError::Busy(_)) => {}
+            match handle.create_by_rule(kind).await {
+                Ok(()) | Err(CoordinatorError::Busy(_) | CoordinatorError::BusyBehind(_)) => {}
                 Err(CoordinatorError::Closed) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a snapshot that is due has failed: again later");
@@ -43,10 +43,6 @@ pub fn start(rules: Vec<Rule>, history: HistoryId, handle: Handle) -> JoinHandle
             }
         }
     })
-}
-
-async fn take(handle: &Handle, kind: SnapshotKind) -> Result<(), CoordinatorError> {
-    handle.create_kind(kind).await.map(drop)
 }
 
 /// When the last snapshots of this history were begun that serve a rule.

@@ -1,11 +1,12 @@
 //! How far a piece of work of the coordinator is, and whether it is still wanted: counters that the
 //! work raises and `SNAPSHOT STATUS` reads, and a flag that `SNAPSHOT CANCEL` sets.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cutwater_engine::shard::shared::Shared;
 use cutwater_engine::types::SnapshotId;
+use cutwater_snapshot::paths::SnapshotName;
 use tokio::sync::watch;
 
 /// After this part of the entries, one in so many, the bytes written so far tell more of the total
@@ -23,36 +24,84 @@ pub struct Work {
     pub done_entries: AtomicU64,
     /// Bytes in all, where that is known from the start; else 0.
     pub total_bytes: AtomicU64,
+    /// The snapshot; another one where a base is taken in place of a delta.
+    id: AtomicU64,
+    expected: Mutex<Expected>,
+    /// What was begun and given up.
+    given_up: Mutex<Vec<SnapshotName>>,
+    cancelled: watch::Sender<bool>,
+}
+
+/// How much there will be, as far as that was known when the work began.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
     /// Entries in all, about: keys may come and go meanwhile. `None`: nobody knows.
-    expected_entries: Option<u64>,
+    entries: Option<u64>,
     /// Bytes that the keys occupy in memory, where the total is not known.
     memory_bytes: u64,
-    cancelled: watch::Sender<bool>,
+}
+
+impl Expected {
+    fn of_all_keys(shared: &Shared) -> Self {
+        let keys = shared.all_stats().iter().map(|stats| stats.total_keys()).sum();
+        let (memory_bytes, _) = shared.memory_and_peak_bytes();
+        Self { entries: Some(keys), memory_bytes }
+    }
 }
 
 impl Work {
     /// A snapshot of everything that the shards hold.
     pub fn of_all_keys(shared: &Shared) -> Arc<Self> {
-        let keys = shared.all_stats().iter().map(|stats| stats.total_keys()).sum();
-        let (memory_bytes, _) = shared.memory_and_peak_bytes();
-        Self::new(Some(keys), memory_bytes)
+        Self::new(Expected::of_all_keys(shared))
     }
 
     /// Work of which nobody knows how much it is, or only once it has begun
     /// ([`Self::total_bytes`]).
     pub fn of_unknown_size() -> Arc<Self> {
-        Self::new(None, 0)
+        Self::new(Expected { entries: None, memory_bytes: 0 })
     }
 
-    fn new(expected_entries: Option<u64>, memory_bytes: u64) -> Arc<Self> {
+    fn new(expected: Expected) -> Arc<Self> {
         Arc::new(Self {
             done_bytes: AtomicU64::new(0),
             done_entries: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
-            expected_entries,
-            memory_bytes,
+            id: AtomicU64::new(0),
+            expected: Mutex::new(expected),
+            given_up: Mutex::default(),
             cancelled: watch::Sender::new(false),
         })
+    }
+
+    /// The snapshot that it is about, once that is known.
+    pub fn id(&self) -> SnapshotId {
+        SnapshotId(self.id.load(Ordering::Acquire))
+    }
+
+    /// Says which snapshot it is about.
+    pub fn set_id(&self, id: SnapshotId) {
+        self.id.store(id.0, Ordering::Release);
+    }
+
+    /// Begins again, with a snapshot of everything that the shards hold.
+    pub fn restart_with_all_keys(&self, shared: &Shared) {
+        *self.expected() = Expected::of_all_keys(shared);
+        self.done_bytes.store(0, Ordering::Relaxed);
+        self.done_entries.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes a snapshot that was begun and is given up.
+    pub fn give_up(&self, name: SnapshotName) {
+        self.given_up.lock().expect("nobody panics while holding it").push(name);
+    }
+
+    /// What was begun and given up, once.
+    pub fn take_given_up(&self) -> Vec<SnapshotName> {
+        std::mem::take(&mut *self.given_up.lock().expect("nobody panics while holding it"))
+    }
+
+    fn expected(&self) -> MutexGuard<'_, Expected> {
+        self.expected.lock().expect("nobody panics while holding it")
     }
 
     /// Adds what was done.
@@ -84,29 +133,31 @@ impl Work {
         let done_bytes = self.done_bytes.load(Ordering::Relaxed);
         let done_entries = self.done_entries.load(Ordering::Relaxed);
         let total_bytes = self.total_bytes.load(Ordering::Relaxed);
-        let estimate = |entries| self.estimate_bytes(done_bytes, done_entries, entries);
-        let expected_bytes = match (total_bytes, self.expected_entries) {
+        let expected = *self.expected();
+        let estimate =
+            |entries| estimate_bytes((done_bytes, done_entries), entries, expected.memory_bytes);
+        let expected_bytes = match (total_bytes, expected.entries) {
             (0, None) => None,
             (0, Some(entries)) => Some(estimate(entries)),
             (total, _) => Some(total),
         };
-        let expected_entries = self.expected_entries.map(|entries| entries.max(done_entries));
+        let expected_entries = expected.entries.map(|entries| entries.max(done_entries));
         WorkProgress { done_bytes, done_entries, expected_bytes, expected_entries }
     }
+}
 
-    /// The bytes in all: first from the memory that the keys occupy, then from what those that are
-    /// done came to.
-    fn estimate_bytes(&self, done_bytes: u64, done_entries: u64, entries: u64) -> u64 {
-        let is_telling = done_entries >= TELLING_ENTRIES.max(entries) / TELLING_SHARE;
-        let estimate = match is_telling {
-            true => {
-                let share = entries.max(done_entries) as f64 / done_entries as f64;
-                (done_bytes as f64 * share) as u64
-            }
-            false => self.memory_bytes,
-        };
-        estimate.max(done_bytes)
-    }
+/// The bytes in all: first from the memory that the keys occupy, then from what those that are done
+/// came to.
+fn estimate_bytes((done_bytes, done_entries): (u64, u64), entries: u64, memory_bytes: u64) -> u64 {
+    let is_telling = done_entries >= TELLING_ENTRIES.max(entries) / TELLING_SHARE;
+    let estimate = match is_telling {
+        true => {
+            let share = entries.max(done_entries) as f64 / done_entries as f64;
+            (done_bytes as f64 * share) as u64
+        }
+        false => memory_bytes,
+    };
+    estimate.max(done_bytes)
 }
 
 /// How far a piece of work is.
@@ -139,9 +190,13 @@ pub struct Running {
 mod tests {
     use super::*;
 
+    fn of(entries: u64, memory_bytes: u64) -> Arc<Work> {
+        Work::new(Expected { entries: Some(entries), memory_bytes })
+    }
+
     #[test]
     fn the_total_is_guessed_from_memory_and_then_from_what_is_done() {
-        let work = Work::new(Some(1_000), 90_000);
+        let work = of(1_000, 90_000);
         let expected = |work: &Work| work.progress().expected_bytes;
         assert_eq!(expected(&work), Some(90_000));
         work.add(500, 10);
@@ -152,9 +207,9 @@ mod tests {
         work.add(100_000, 1_980);
         assert_eq!(expected(&work), Some(101_000));
         assert_eq!(work.progress().expected_entries, Some(2_000));
-        assert_eq!(expected(&Work::new(Some(0), 64)), Some(64));
+        assert_eq!(expected(&of(0, 64)), Some(64));
         // One large value, of which a part is written.
-        let work = Work::new(Some(1), 6_000);
+        let work = of(1, 6_000);
         work.add(1_000, 1);
         assert_eq!(expected(&work), Some(6_000));
     }

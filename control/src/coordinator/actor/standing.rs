@@ -4,6 +4,7 @@ use cutwater_engine::clock::wall_micros;
 use cutwater_snapshot::manifest::Manifest;
 
 use super::super::message::{RemoteStatus, Status};
+use super::requests::Request;
 use super::{Actor, Job};
 use crate::status::persistence_info;
 
@@ -19,6 +20,7 @@ impl Actor {
         Status {
             now_us: wall_micros(),
             running: self.job.as_ref().map(Job::running),
+            waiting: self.waiting.as_ref().map(Request::shown),
             verifications: self.verifications.running(),
             last: last.map(Manifest::id),
             last_end_lsn: last.map(|manifest| manifest.meta().end_lsn).unwrap_or_default(),

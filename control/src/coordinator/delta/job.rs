@@ -102,6 +102,7 @@ async fn try_take(
     work: &Work,
 ) -> Result<Manifest, Stop> {
     let id = claimant.next_id();
+    work.set_id(id);
     let digest_seed = random_u64()?;
     let (parts, changes) = tokio::select! {
         frozen = freeze(engine, &source, digest_seed) => frozen?,
@@ -122,16 +123,17 @@ async fn try_take(
     };
     match written {
         Ok(_) if work.is_cancelled() => {
-            Err(give_up(writer, CoordinatorError::Cancelled(id)).await.into())
+            Err(give_up(writer, CoordinatorError::Cancelled(id), work).await.into())
         }
         Ok((finished, digests)) => {
             match writer.finish_with(finished, summary(digest_seed, digests)).await {
                 Ok(manifest) => Ok(manifest),
-                Err(error) => Err(give_up(writer, error.into()).await.into()),
+                Err(error) => Err(give_up(writer, error.into(), work).await.into()),
             }
         }
-        Err(Stop::Failed(error)) => Err(give_up(writer, error).await.into()),
+        Err(Stop::Failed(error)) => Err(give_up(writer, error, work).await.into()),
         Err(Stop::Due(due)) => {
+            work.give_up(writer.name());
             if let Err(abort) = writer.abort(&format!("a base is due: {due}")).await {
                 tracing::warn!(%abort, "what is left of the delta stays until the next start");
             }
