@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cutwater_engine::types::Fsync;
 
-use crate::placement::Placement;
+use crate::placement::{CpuId, Placement};
 
 /// From this many milliseconds on, a duration is told in seconds.
 const SECONDS_FROM_MS: u128 = 10_000;
@@ -44,13 +44,14 @@ impl fmt::Display for Banner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { version, pid, placement, .. } = self;
         writeln!(f, "Cutwater {version}, process {pid}")?;
-        let cpus: Vec<usize> = placement.shards.iter().map(|cpu| cpu.0).collect();
+        let numbers = |cpus: &[CpuId]| cpus.iter().map(|cpu| cpu.0).collect::<Vec<_>>();
+        let cpus = numbers(&placement.shards);
         writeln!(
             f,
             "  shards     {} on CPU {}; control plane on CPU {}",
             cpus.len(),
             runs(&cpus),
-            placement.control
+            runs(&numbers(&placement.control))
         )?;
         writeln!(f, "  data       {}", self.data())?;
         writeln!(f, "  writes     {}", self.durability())?;
@@ -125,7 +126,6 @@ fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::CpuId;
 
     fn banner() -> Banner {
         Banner {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(
             banner().to_string(),
             "Cutwater 1.2.3, process 42\n  \
-               shards     2 on CPU 0-1; control plane on CPU 1\n  \
+               shards     2 on CPU 0-1; control plane on CPU 0-1\n  \
                data       ./cutwater-data; recovered 1,234,567 keys in 1500 ms\n  \
                writes     on disk before they are acknowledged (fsync always)\n  \
                listening  127.0.0.1 port 6379; shards on port 40001, 40007\n  \

@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
 /// A CPU as the kernel numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(pub usize);
@@ -30,38 +33,37 @@ pub fn usable_cpus() -> Result<Vec<CpuId>, NoCpus> {
     if cpus.is_empty() { Err(NoCpus) } else { Ok(cpus.into_iter().collect()) }
 }
 
-/// Pins the calling thread, and the threads that it starts, to one CPU. Whether that worked: a
-/// control plane that floats is slower, not wrong.
-pub fn pin_current_thread(cpu: CpuId) -> bool {
-    core_affinity::set_for_current(core_affinity::CoreId { id: cpu.0 })
+/// Keeps the calling thread, and the threads that it starts, on these CPUs. Whether that worked: a
+/// control plane that is anywhere is slower, not wrong.
+pub fn keep_current_thread_on(cpus: &[CpuId]) -> bool {
+    let mut set = CpuSet::new();
+    let added = cpus.iter().all(|cpu| set.set(cpu.0).is_ok());
+    added && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
 }
 
-/// A CPU for every shard and one for the control plane.
+/// A CPU for every shard, and those of the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The CPU of each shard, by shard number.
     pub shards: Vec<CpuId>,
-    /// The CPU of the control plane's threads.
-    pub control: CpuId,
+    /// The CPUs of the control plane's threads, ascending.
+    pub control: Vec<CpuId>,
 }
 
 impl Placement {
     /// Places `shards` shards on `cpus` in turn, several on one CPU where there are more of them.
-    /// The control plane gets the first CPU without a shard, else the CPU of the fewest shards,
-    /// the highest of these: interrupts tend to arrive at the low ones.
+    /// The control plane gets the CPUs without a shard. If there are none it gets all: what seals
+    /// and writes a snapshot then runs wherever a shard is idle. (On one CPU of two it would take
+    /// half as long again, and be in the way of that shard alone.)
     ///
     /// # Panics
     /// If `cpus` is empty, which [`usable_cpus`] never is.
     pub fn choose(cpus: &[CpuId], shards: u16) -> Self {
         assert!(!cpus.is_empty(), "a process runs on at least one CPU");
         let shard_count = usize::from(shards);
-        let control = *cpus.get(shard_count).unwrap_or(&cpus[cpus.len() - 1]);
+        let free = cpus.get(shard_count..).filter(|free| !free.is_empty());
+        let control = free.unwrap_or(cpus).to_vec();
         Self { shards: cpus.iter().copied().cycle().take(shard_count).collect(), control }
-    }
-
-    /// Whether the control plane shares its CPU with a shard.
-    pub fn control_is_shared(&self) -> bool {
-        self.shards.contains(&self.control)
     }
 }
 
@@ -76,33 +78,33 @@ mod tests {
     #[test]
     fn one_shard_a_cpu() {
         let placement = Placement::choose(&cpus(&[0, 1]), 2);
-        assert_eq!(placement, Placement { shards: cpus(&[0, 1]), control: CpuId(1) });
-        assert!(placement.control_is_shared());
+        assert_eq!(placement, Placement { shards: cpus(&[0, 1]), control: cpus(&[0, 1]) });
     }
 
     #[test]
-    fn a_cpu_to_spare_is_the_control_planes() {
+    fn cpus_to_spare_are_the_control_planes() {
         let placement = Placement::choose(&cpus(&[2, 3, 6, 7]), 2);
-        assert_eq!(placement, Placement { shards: cpus(&[2, 3]), control: CpuId(6) });
-        assert!(!placement.control_is_shared());
+        assert_eq!(placement, Placement { shards: cpus(&[2, 3]), control: cpus(&[6, 7]) });
     }
 
     #[test]
     fn more_shards_than_cpus_take_turns() {
         let placement = Placement::choose(&cpus(&[4]), 2);
-        assert_eq!(placement, Placement { shards: cpus(&[4, 4]), control: CpuId(4) });
+        assert_eq!(placement, Placement { shards: cpus(&[4, 4]), control: cpus(&[4]) });
         let placement = Placement::choose(&cpus(&[0, 1, 5]), 5);
-        assert_eq!(placement, Placement { shards: cpus(&[0, 1, 5, 0, 1]), control: CpuId(5) });
+        assert_eq!(placement.shards, cpus(&[0, 1, 5, 0, 1]));
+        assert_eq!(placement.control, cpus(&[0, 1, 5]));
     }
 
     #[test]
-    fn this_process_has_cpus_and_can_be_pinned_to_each() {
+    fn this_process_has_cpus_and_can_be_kept_on_each_and_all() {
         let cpus = usable_cpus().unwrap();
         assert!(cpus.is_sorted() && !cpus.is_empty());
-        for cpu in cpus {
-            // In a thread of its own: pinning lasts as long as the thread.
-            let seen = std::thread::spawn(move || (pin_current_thread(cpu), usable_cpus()));
-            assert_eq!(seen.join().unwrap(), (true, Ok(vec![cpu])));
+        for kept in cpus.iter().map(|cpu| vec![*cpu]).chain([cpus.clone()]) {
+            // In a thread of its own: it lasts as long as the thread.
+            let on = kept.clone();
+            let seen = std::thread::spawn(move || (keep_current_thread_on(&on), usable_cpus()));
+            assert_eq!(seen.join().unwrap(), (true, Ok(kept)));
         }
     }
 }

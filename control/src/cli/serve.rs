@@ -3,7 +3,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches};
 use cutwater_control::config::{CONFIG_FILE, Config, SETTINGS};
-use cutwater_control::placement::{CpuId, Placement, pin_current_thread, usable_cpus};
+use cutwater_control::placement::{CpuId, Placement, keep_current_thread_on, usable_cpus};
 use cutwater_control::serve;
 use tokio::runtime::{Builder, Runtime};
 
@@ -83,7 +83,7 @@ pub fn execute(flags: &ServeFlags, variables: &Variables) -> Result<(), Failure>
     let config = Config::load(&flags.0, variables, cpus.len())?;
     telemetry::init(config.log_format, variables.get(telemetry::VARIABLE).map(String::as_str))?;
     let placement = Placement::choose(&cpus, config.shards);
-    let runtime = control_runtime(placement.control).map_err(Failure::Setup)?;
+    let runtime = control_runtime(placement.control.clone()).map_err(Failure::Setup)?;
     runtime.block_on(async {
         let shutdown = shutdown::requested().map_err(Failure::Setup)?;
         let ready = |banner: &_| {
@@ -94,14 +94,14 @@ pub fn execute(flags: &ServeFlags, variables: &Variables) -> Result<(), Failure>
     })
 }
 
-/// A runtime whose threads all stay on the control plane's CPU, away from the other shards'.
-fn control_runtime(cpu: CpuId) -> std::io::Result<Runtime> {
+/// A runtime whose threads all stay on the control plane's CPUs.
+fn control_runtime(cpus: Vec<CpuId>) -> std::io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .on_thread_start(move || {
-            if !pin_current_thread(cpu) {
-                tracing::debug!(%cpu, "the control plane could not be pinned");
+            if !keep_current_thread_on(&cpus) {
+                tracing::debug!(?cpus, "the control plane could not be kept on its CPUs");
             }
         })
         .enable_all()
