@@ -13,7 +13,7 @@ use crate::coordinator::request::Accepted;
 use crate::coordinator::{CoordinatorError, Deleted, Handle, Taken};
 use crate::fault::{self, Fault};
 use crate::keeping;
-use crate::listing::{Field, REMOTE_FIELD, fields};
+use crate::listing::{Field, REMOTE_FIELD, REMOTE_REASON_FIELD, fields};
 use crate::status;
 use crate::verify::DeepReport;
 
@@ -268,11 +268,14 @@ fn entry_fields(entry: &Entry, handle: &Handle) -> Vec<(&'static str, Field)> {
     if let Some(place) = handle.remote_place(entry) {
         fields.push((REMOTE_FIELD, Field::Text(place)));
     }
+    if let Some(why) = handle.why_not_remote(entry) {
+        fields.push((REMOTE_REASON_FIELD, Field::Text(why)));
+    }
     fields
 }
 
 /// A map of fields.
-fn map(reply: &mut Reply<'_>, fields: &[(&'static str, Field)]) {
+pub(crate) fn map(reply: &mut Reply<'_>, fields: &[(&'static str, Field)]) {
     reply.map(fields.len());
     for (name, field) in fields {
         reply.bulk(name.as_bytes());

@@ -89,13 +89,14 @@ impl From<&CoordinatorError> for Fault {
     fn from(error: &CoordinatorError) -> Self {
         use CoordinatorError as C;
         match error {
-            C::Busy(_) | C::BusyBehind(_) | C::Engine(SnapshotStreamError::Busy) => Self::Busy,
+            C::Busy(_) | C::BusyBehind(_) | C::Verifying(_) => Self::Busy,
+            C::Engine(SnapshotStreamError::Busy) => Self::Busy,
             C::Cancelled(_) | C::WaitCancelled | C::VerifyCancelled(_) => Self::Cancelled,
             C::NothingToCancel | C::NothingWaits | C::NotRunning(_) | C::NoVerification => {
                 Self::NotFound
             }
             C::Leftovers { reason, .. } => Self::from(&**reason),
-            C::Engine(_) | C::NoLog => Self::Failed,
+            C::Engine(_) | C::NoLog | C::NoMemory { .. } => Self::Failed,
             C::Store(error) => Self::from(&**error),
             C::Deep(error) => Self::from(&**error),
             C::Closed => Self::Unreachable,

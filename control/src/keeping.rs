@@ -1,15 +1,19 @@
 //! The SNAPSHOT commands about what stays: PIN, UNPIN and PRUNE. Arguments in, replies out.
 
 use cutwater_engine::engine::AdminReplier;
-use cutwater_engine::resp::{Args, Reply};
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::resp::{Args, Value};
+use cutwater_engine::types::{Lsn, SnapshotId};
+use cutwater_snapshot::ident::{Fork, HistoryId};
+use cutwater_snapshot::plan::{Hole, Restorable, Window};
 use cutwater_snapshot::retention::{GOES, Policy};
 
+use crate::admin::map;
 use crate::config::{MAX_KEEP_LAST, parse_keep_for};
 use crate::coordinator::Handle;
 use crate::coordinator::pins::{PinError, Pinned};
-use crate::coordinator::retention::{Kept, PruneError, What};
+use crate::coordinator::retention::{Kept, PruneError, Pruned, What};
 use crate::fault::{Fault, reply_text};
+use crate::listing::Field;
 
 /// Answers `SNAPSHOT PIN id`, `SNAPSHOT UNPIN id` and
 /// `SNAPSHOT PRUNE [DRYRUN] [KEEPLAST number] [KEEPFOR duration]`.
@@ -21,10 +25,7 @@ pub async fn answer(subcommand: &[u8], args: Args<'_>, handle: &Handle, reply: A
             });
         };
         return match handle.prune(policy, is_dry).await {
-            Ok(kept) => reply.reply(|reply| {
-                reply.array(kept.len());
-                kept.iter().for_each(|kept| write(reply, kept));
-            }),
+            Ok(pruned) => reply.reply(|reply| map(reply, &fields(&pruned))),
             Err(error) => reply.reply(|reply| reply.error(&prune_error(&error))),
         };
     }
@@ -90,16 +91,73 @@ fn prune_args(args: Args<'_>) -> Option<(Option<Policy>, bool)> {
     Some((is_given.then_some(policy), is_dry))
 }
 
-fn write(reply: &mut Reply<'_>, kept: &Kept) {
-    reply.map(4);
+/// The reply of PRUNE: `rows`, and the `windows` that stay, history by history.
+fn fields(pruned: &Pruned) -> Vec<(&'static str, Field)> {
+    let rows = pruned.kept.iter().map(row).collect();
+    let windows = pruned.windows.iter().map(restorable).collect();
+    vec![("rows", Field::List(rows)), ("windows", Field::List(windows))]
+}
+
+fn row(kept: &Kept) -> Vec<(&'static str, Field)> {
     let what = match kept.what {
         What::Snapshot(id) => format!("snapshot {id}"),
         What::Log(first, last) => format!("log {first} to {last}"),
     };
     let why = kept.stay.map_or_else(|| GOES.to_owned(), |stay| stay.to_string());
     let goes = if kept.stay.is_none() { "goes" } else { "stays" };
-    for (name, text) in [("store", kept.store), ("what", &what), ("goes", goes), ("why", &why)] {
-        reply.bulk(name.as_bytes());
-        reply.bulk(text.as_bytes());
-    }
+    let text = |text: &str| Field::Text(text.to_owned());
+    vec![
+        ("store", text(kept.store)),
+        ("what", Field::Text(what)),
+        ("goes", text(goes)),
+        ("why", Field::Text(why)),
+    ]
+}
+
+/// What [`restorable_of`] reads.
+fn restorable(one: &Restorable) -> Vec<(&'static str, Field)> {
+    let pair = |names: [&'static str; 2], first: Lsn, last: Lsn| {
+        vec![(names[0], Field::Number(first.0)), (names[1], Field::Number(last.0))]
+    };
+    let windows = one.windows.iter().map(|it| pair(WINDOW, it.first, it.last)).collect();
+    let holes = one.holes.iter().map(|it| pair(HOLE, it.after, it.before)).collect();
+    let fork = |field: fn(Fork) -> Field| one.fork.map_or(Field::Nothing, field);
+    vec![
+        ("history", Field::Text(one.history.to_string())),
+        ("current", Field::Number(one.is_current.into())),
+        ("parent", fork(|fork| Field::Text(fork.parent.to_string()))),
+        ("fork_lsn", fork(|fork| Field::Number(fork.lsn.0))),
+        ("windows", Field::List(windows)),
+        ("holes", Field::List(holes)),
+    ]
+}
+
+const WINDOW: [&str; 2] = ["first_lsn", "last_lsn"];
+const HOLE: [&str; 2] = ["after_lsn", "before_lsn"];
+
+/// One of the `windows` of PRUNE's reply; `None` if it is something else.
+pub fn restorable_of(value: &Value) -> Option<Restorable> {
+    let number = |map: &Value, name: &str| -> Option<u64> {
+        let value = map.field(name)?;
+        match value.as_integer() {
+            Some(number) => number.try_into().ok(),
+            // What is beyond the protocol's integers comes as its digits.
+            None => value.as_str()?.parse().ok(),
+        }
+    };
+    let pairs = |list: &str, names: [&str; 2]| -> Option<Vec<(Lsn, Lsn)>> {
+        let of = |it: &Value| Some((Lsn(number(it, names[0])?), Lsn(number(it, names[1])?)));
+        value.field(list)?.as_array()?.iter().map(of).collect()
+    };
+    let history = |name: &str| HistoryId::parse(value.field(name)?.as_str()?);
+    let windows = pairs("windows", WINDOW)?.into_iter();
+    let holes = pairs("holes", HOLE)?.into_iter();
+    let fork = history("parent").zip(number(value, "fork_lsn"));
+    Some(Restorable {
+        history: history("history")?,
+        fork: fork.map(|(parent, lsn)| Fork { parent, lsn: Lsn(lsn) }),
+        is_current: number(value, "current")? > 0,
+        windows: windows.map(|(first, last)| Window { first, last }).collect(),
+        holes: holes.map(|(after, before)| Hole { after, before }).collect(),
+    })
 }

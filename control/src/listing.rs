@@ -12,6 +12,9 @@ const RFC_3339_END_US: u64 = 253_402_300_800_000_000;
 /// The field that says where a snapshot is in the remote store, of a server that has one.
 pub const REMOTE_FIELD: &str = "remote";
 
+/// The field that says why a snapshot never gets there, of one that does not.
+pub const REMOTE_REASON_FIELD: &str = "remote_reason";
+
 /// The field that says since when a snapshot is pinned, of one that is.
 pub const PINNED_FIELD: &str = "pinned_at";
 

@@ -309,6 +309,11 @@ fn uploads(page: &mut Page, remote: &RemoteStatus) {
         ("uploads_pending_bytes", "Their objects.", remote.pending_bytes),
         ("uploads_failed", "Snapshots that cannot go up.", remote.failed as u64),
         (
+            "uploads_orphaned",
+            "Deltas that cannot go up without their parent.",
+            remote.orphaned as u64,
+        ),
+        (
             "uploads_pending_deletions",
             "Snapshots that have yet to be deleted there.",
             remote.pending_deletions as u64,

@@ -92,7 +92,7 @@ fn archive_lines(status: &ArchiveStatus) -> [(&'static str, Option<String>); 5] 
     ]
 }
 
-fn remote_numbers(remote: &RemoteStatus) -> [(&'static str, u64); 8] {
+fn remote_numbers(remote: &RemoteStatus) -> [(&'static str, u64); 9] {
     let uploading = remote.uploading.as_ref();
     [
         ("remote_uploaded", remote.uploaded as u64),
@@ -100,6 +100,7 @@ fn remote_numbers(remote: &RemoteStatus) -> [(&'static str, u64); 8] {
         ("remote_pending_bytes", remote.pending_bytes),
         ("remote_pending_deletions", remote.pending_deletions as u64),
         ("remote_failed", remote.failed as u64),
+        ("remote_orphaned", remote.orphaned as u64),
         ("remote_uploading_percent", uploading.map_or(0, |upload| upload.percent())),
         ("remote_uploading_bytes", uploading.map_or(0, |upload| upload.done_bytes)),
         ("remote_uploading_total_bytes", uploading.map_or(0, |upload| upload.total_bytes)),

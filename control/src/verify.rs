@@ -16,7 +16,9 @@ use cutwater_engine::types::{Slot, SnapshotId};
 use cutwater_engine::{Engine, EngineConfig, SnapshotStreamError};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, database_of};
+use cutwater_snapshot::compression::Algorithm;
 use cutwater_snapshot::error::SnapshotError;
+use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::sealing::Unlocked;
 use cutwater_snapshot::verify::{Progress, VerifyReport, verify};
@@ -26,6 +28,11 @@ use crate::coordinator::gather_digests;
 use crate::restore::RestoreError;
 use crate::restore::gauge::Gauge;
 use crate::restore::image::PlanImage;
+
+/// What a key takes in memory over itself and its value, about, shards' tables included.
+const KEY_BYTES: u64 = 64;
+/// How many bytes of memory a stored byte of a compressed snapshot stands for, about.
+const EXPANSION: u64 = 4;
 
 /// How often it is told how far the loading is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -146,6 +153,33 @@ pub async fn verify_deep(
     Ok(DeepReport { read, keys: loaded, snapshots: chain.len() })
 }
 
+/// How much memory the deep verification of a snapshot takes, about, by what the manifests of its
+/// chain say.
+///
+/// # Errors
+/// [`DeepError::Snapshot`].
+pub async fn memory_needed(store: &Arc<dyn ObjectStore>, id: SnapshotId) -> Result<u64, DeepError> {
+    let catalog = Catalog::load(&**store, database_of(&**store).await?).await?;
+    let of_one = |manifest: &&Manifest| {
+        let expansion = if manifest.compression() == Algorithm::None { 1 } else { EXPANSION };
+        let entries = manifest.cores().iter().fold(0, |sum, part| part.entries.saturating_add(sum));
+        let bytes = manifest.meta().data_bytes.saturating_mul(expansion);
+        bytes.saturating_add(entries.saturating_mul(KEY_BYTES))
+    };
+    Ok(catalog.chain_of(id)?.iter().map(of_one).fold(0, u64::saturating_add))
+}
+
+/// How much memory this machine can still give, as Linux says it.
+pub fn available_bytes() -> Option<u64> {
+    parse_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 /// Loads on a thread for it, since the image is read on this runtime meanwhile; dropped, it stops.
 async fn open(
     config: EngineConfig,
@@ -203,5 +237,20 @@ fn compare(name: SnapshotName, recorded: &[u128], found: &[u128]) -> Result<(), 
             let (slot, slots) = (Slot(slot as u16), differing.len());
             Err(DeepError::Differs { name, slot, slots })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_linux_says_of_its_memory() {
+        let text = "MemTotal:       8039472 kB\nMemFree:  1 kB\nMemAvailable:    6154320 kB\n";
+        assert_eq!(parse_available(text), Some(6_154_320 * 1024));
+        for bad in ["", "MemAvailable: 7 MB", "MemAvailable: x kB"] {
+            assert_eq!(parse_available(bad), None, "{bad}");
+        }
+        assert!(available_bytes().is_some_and(|bytes| bytes > 0));
     }
 }

@@ -20,6 +20,7 @@ use serde_bytes::ByteBuf;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::catalog::read_record;
 use crate::error::{Damage, Flaw, Operation, SnapshotError, StoreError};
 use crate::manifest::{Manifest, RawManifest, Record, StoredObject, object_path};
 use crate::paths::SnapshotName;
@@ -89,7 +90,8 @@ impl Upload {
     /// # Errors
     /// [`SnapshotError::Refused`] as for [`Manifest::unlock`],
     /// [`SnapshotError::Damaged`] if the source is not what its manifest says,
-    /// [`SnapshotError::Superseded`] if another manifest stands in its place, or either store's
+    /// [`SnapshotError::Superseded`] if another manifest stands in its place,
+    /// [`SnapshotError::Chain`] if the parent is not published there any more, or either store's
     /// error, after which all of it can be repeated.
     pub async fn run(&self) -> Result<Manifest, SnapshotError> {
         let raw = manifest_for(&self.manifest, &self.keys, self.name, self.parent.as_ref())?;
@@ -98,6 +100,7 @@ impl Upload {
             Record::Published(manifest) => *manifest,
             Record::Tombstone(_) => unreachable!("the source is published"),
         };
+        self.check_parent().await?;
         self.done_bytes.store(0, Ordering::Relaxed);
         let pairs = self.manifest.objects().iter().zip(manifest.objects());
         // Futures, not a closure that makes them: with one, this future would not be `Send`.
@@ -105,10 +108,28 @@ impl Upload {
         let mut copies = stream::iter(copies).buffer_unordered(OBJECTS_AT_ONCE);
         while let Some(()) = copies.try_next().await? {}
         drop(copies);
+        // Once more: copying takes its time, and nobody restores a delta without its parent.
+        self.check_parent().await?;
         match store::create(&*self.to, &self.name.manifest(), body.into()).await? {
             Created::Ours => Ok(manifest),
             Created::Theirs(_) => Err(SnapshotError::Superseded { name: self.name }),
         }
+    }
+
+    /// That the parent is there, as it was: somebody may have deleted it there.
+    async fn check_parent(&self) -> Result<(), SnapshotError> {
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let state = match read_record(&*self.to, parent.name()).await {
+            Ok(Record::Published(found)) if found.snapshot_uuid() == parent.snapshot_uuid() => {
+                return Ok(());
+            }
+            Ok(Record::Published(_)) => "another",
+            Ok(Record::Tombstone(tombstone)) => tombstone.state.name(),
+            Err(SnapshotError::Store(error)) if error.is_not_found() => "missing",
+            Err(error) => return Err(error),
+        };
+        let reason = format!("snapshot {}, which it needs, is {state}", parent.id());
+        Err(SnapshotError::Chain { id: self.name.id, reason })
     }
 
     async fn copy(&self, from: &StoredObject, to: &StoredObject) -> Result<(), SnapshotError> {

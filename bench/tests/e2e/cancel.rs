@@ -180,7 +180,8 @@ fn a_verification_ends_with_its_client_or_when_it_is_cancelled() {
 
 /// A command of the binary beside the test.
 pub struct Beside {
-    child: Child,
+    /// The process.
+    pub child: Child,
 }
 
 impl Beside {
@@ -393,10 +394,13 @@ fn a_signal_stops_work_on_a_store_that_does_not_answer() {
     }
     let store = InS3::new();
     let config = store.config();
-    for words in [["snapshot", "verify", &store.id], ["snapshot", "delete", &store.id]] {
+    let prune = ["snapshot", "prune", "--keep-last", "1"];
+    let words =
+        [&["snapshot", "verify", &store.id][..], &["snapshot", "delete", &store.id], &prune];
+    for words in words {
         store.s3.freeze();
         let before = store.s3.behaviour().requests.load(Ordering::SeqCst);
-        let command = Beside::begin(&store.command(&words[..], &config));
+        let command = Beside::begin(&store.command(words, &config));
         let asked = || store.s3.behaviour().requests.load(Ordering::SeqCst) > before;
         wait_until("the store is asked", asked);
         command.signal("-TERM");

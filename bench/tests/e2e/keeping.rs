@@ -139,15 +139,29 @@ fn pruning_says_what_goes_and_lets_it_go() {
     let shown = run(&dry);
     assert!(shown.contains("remote  snapshot") && shown.contains("would go"), "{shown}");
     assert_eq!(published(&remote), all);
+    // It says what can be restored then, as it does without a server.
+    let windows = |shown: &str| {
+        let (_, found) = shown.split_once("\n\nwhat can be restored then:\n").unwrap();
+        found.to_owned()
+    };
+    assert!(windows(&shown).contains("  window  "), "{shown}");
     // Without a policy of the server, and none given, nothing goes.
     let shown = run(&["snapshot", "prune", "--server", &address]);
     assert!(!shown.contains("went") && shown.contains("there is no policy"), "{shown}");
     assert_eq!(published(&remote), all);
     run(&["snapshot", "prune", "--keep-last", "3", "--server", &address]);
     assert_eq!(published(&remote), all[all.len() - 3..]);
+    let dry = ["snapshot", "prune", "--dry-run", "--keep-last", "2", "--json"];
+    let online = run(&[&dry[..], &["--server", &address]].concat());
     server.terminate().unwrap();
 
-    // Without a server.
+    // Without a server. The last of the log came with its end.
+    let offline = run(&[&dry[..], &["--store", &url]].concat());
+    let first = |shown: &str| {
+        let at = shown.find("\"first_lsn\"").unwrap_or_else(|| panic!("{shown}"));
+        shown[at..].lines().next().unwrap().to_owned()
+    };
+    assert_eq!(first(&online), first(&offline), "{online}\n{offline}");
     let error = refused(&["snapshot", "prune", "--store", &url], 2);
     assert!(error.contains("--keep-last"), "{error}");
     let dry = ["snapshot", "prune", "--dry-run", "--keep-for", "36500d", "--store", &url];

@@ -119,8 +119,11 @@ fn wait_upload(server: &mut Server, row: Row, interrupts: &Interrupts) -> Result
         }
         let status = server.status()?;
         let why = |word: &str| status.text(word).unwrap_or("no reason is known").to_owned();
-        if place == "failed" || status.text("remote_state") == Some("superseded") {
-            return Err(Failure::NotUploaded { id, reason: why("remote_last_error"), place });
+        let is_never = ["failed", "orphaned"].contains(&place.as_str());
+        if is_never || status.text("remote_state") == Some("superseded") {
+            let reason = row.get("remote_reason").and_then(|reason| reason.as_str());
+            let reason = reason.map_or_else(|| why("remote_last_error"), str::to_owned);
+            return Err(Failure::NotUploaded { id, reason, place });
         }
         if let Some(by) = interrupts.received() {
             let what = format!("snapshot {id} is published here; the server goes on uploading it");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cutwater_control::config::{MAX_KEEP_LAST, parse_keep_for};
+use cutwater_control::keeping::restorable_of;
 use cutwater_control::restore::text;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::plan::Restorable;
@@ -12,9 +13,10 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::offline::{OfflineError, Pruned};
 use super::row::{Row, RowError};
-use super::server::{LONG_TIMEOUT, QUICK_TIMEOUT, Server};
+use super::server::{LongCall, QUICK_TIMEOUT, Server};
 use super::snapshot::SourceArgs;
 use super::{Variables, output, pretty, restorable};
+use crate::interrupt::Interrupts;
 
 /// What is pinned, and where.
 #[derive(clap::Args)]
@@ -103,21 +105,22 @@ impl Line {
 /// Prunes, or says what would go.
 pub fn execute(args: &PruneArgs, variables: &Variables) -> Result<(), Failure> {
     let policy = Policy { keep_last: args.keep_last, keep_for: args.keep_for };
+    let interrupts = Interrupts::listen().map_err(Failure::Setup)?;
     let (lines, windows) = match args.source.store(variables)? {
         Some(_) if policy.is_empty() => return Err(OfflineError::NoPolicy.into()),
         Some(store) => {
-            let pruned = store.prune(&policy, args.dry_run)?;
-            (lines(&pruned), Some(pruned.windows))
+            let pruned = store.prune(&policy, args.dry_run, &interrupts)?;
+            (lines(&pruned), pruned.windows)
         }
-        None => (ask(args, &policy, variables)?, None),
+        None => ask(args, &policy, variables, &interrupts)?,
     };
     output::print(&match args.json {
         true => pretty(&json!({
             "dry_run": args.dry_run,
             "rows": lines.iter().map(Line::json).collect::<Vec<_>>(),
-            "windows": windows.map(|found| found.iter().map(restorable::row).collect::<Vec<_>>()),
+            "windows": windows.iter().map(restorable::row).collect::<Vec<_>>(),
         })),
-        false => shown(&lines, windows.as_deref(), args.dry_run),
+        false => shown(&lines, &windows, args.dry_run),
     })
 }
 
@@ -136,7 +139,12 @@ fn lines(pruned: &Pruned) -> Vec<Line> {
     snapshots.chain(log).collect()
 }
 
-fn ask(args: &PruneArgs, policy: &Policy, variables: &Variables) -> Result<Vec<Line>, Failure> {
+fn ask(
+    args: &PruneArgs,
+    policy: &Policy,
+    variables: &Variables,
+    interrupts: &Interrupts,
+) -> Result<(Vec<Line>, Vec<Restorable>), Failure> {
     let mut words = vec!["PRUNE".to_owned()];
     if args.dry_run {
         words.push("DRYRUN".to_owned());
@@ -147,20 +155,29 @@ fn ask(args: &PruneArgs, policy: &Policy, variables: &Variables) -> Result<Vec<L
     if let Some(keep_for) = policy.keep_for {
         words.extend(["KEEPFOR".to_owned(), format!("{}ms", keep_for.as_millis())]);
     }
-    let mut server = Server::connect(&args.source.server, variables)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let reply = server.call(&words, LONG_TIMEOUT)?;
+    let call = LongCall::begin(&args.source.server, variables, words)?;
+    let reply = loop {
+        if let Some(reply) = call.poll() {
+            break reply?;
+        }
+        if let Some(by) = interrupts.received() {
+            let what = "the server goes on with it".to_owned();
+            return Err(Failure::Interrupted { by, what });
+        }
+    };
     let line = |value| -> Option<Line> {
         let row = Row::of_map(value)?;
         let text = |name| row.get(name)?.as_str().map(str::to_owned);
         let (store, what) = (text("store")?, text("what")?);
         Some(Line { store, what, goes: text("goes")?, why: text("why")? })
     };
-    let lines = reply.as_array().and_then(|rows| rows.iter().map(line).collect());
-    lines.ok_or_else(|| server.unexpected(RowError::NotMap))
+    let list = |name| reply.field(name).and_then(|list| list.as_array());
+    let lines = list("rows").and_then(|rows| rows.iter().map(line).collect());
+    let windows = list("windows").and_then(|found| found.iter().map(restorable_of).collect());
+    lines.zip(windows).ok_or_else(|| call.side.unexpected(RowError::NotMap))
 }
 
-fn shown(lines: &[Line], windows: Option<&[Restorable]>, is_dry: bool) -> String {
+fn shown(lines: &[Line], windows: &[Restorable], is_dry: bool) -> String {
     let goes = if is_dry { "would go" } else { "went" };
     let width = |of: fn(&Line) -> usize| lines.iter().map(of).max().unwrap_or(0);
     let (store, what) = (width(|line| line.store.len()), width(|line| line.what.len()));
@@ -172,9 +189,7 @@ fn shown(lines: &[Line], windows: Option<&[Restorable]>, is_dry: bool) -> String
     if lines.is_empty() {
         text.push_str("there is nothing");
     }
-    if let Some(windows) = windows {
-        text.push_str("\n\nwhat can be restored then:\n");
-        text.push_str(&text::restorable(windows));
-    }
+    text.push_str("\n\nwhat can be restored then:\n");
+    text.push_str(&text::restorable(windows));
     text
 }

@@ -135,11 +135,12 @@ fn remote(text: &mut String, status: &Status, before: Option<(Duration, &Status)
     }
     let _ = write!(
         text,
-        "\nuploads   {} there, {} pending ({}), {} failed, {} deletions pending",
+        "\nuploads   {} there, {} pending ({}), {} failed, {} orphaned, {} deletions pending",
         count("remote_uploaded"),
         count("remote_pending"),
         HumanBytes(count("remote_pending_bytes")),
         count("remote_failed"),
+        count("remote_orphaned"),
         count("remote_pending_deletions")
     );
     if let Some(lag_ms) = status.number("archive_lag_ms") {

@@ -369,10 +369,14 @@ impl Actor {
         self.measure_old_logs();
     }
 
-    /// Whether the archive needs a base that nobody has taken yet.
+    /// Whether the archive needs a base that nobody has taken yet, or the remote store one in place
+    /// of deltas that cannot go up any more.
     fn is_base_due(&self) -> bool {
+        if Instant::now() < self.base_retry_at {
+            return false;
+        }
         let due = self.archive.as_ref().and_then(|archive| archive.borrow().base_due);
-        let Some(since) = due.filter(|_| Instant::now() >= self.base_retry_at) else {
+        let Some(since) = due.max(self.uploads.as_ref().and_then(Uploads::orphaned_to)) else {
             return false;
         };
         let serves = |manifest: &Manifest| {

@@ -46,6 +46,25 @@ pub enum CoordinatorError {
     /// This snapshot is not the one that is being taken, or it is published by now.
     #[error("snapshot {0} is not being taken: there is nothing to cancel")]
     NotRunning(SnapshotId),
+    /// Too many verifications are under way.
+    #[error(
+        "{0} verifications are under way: wait for one of them, or end it (SNAPSHOT CANCEL VERIFY)"
+    )]
+    Verifying(usize),
+    /// A deep verification would need more memory than there is.
+    #[error(
+        "a deep verification of snapshot {id} needs about {needed_bytes} bytes of memory beside the \
+         keys that are served, and {available_bytes} are available: verify it elsewhere, with \
+         `cutwater snapshot verify {id} --deep --store URL`"
+    )]
+    NoMemory {
+        /// The snapshot.
+        id: SnapshotId,
+        /// What it would take, about.
+        needed_bytes: u64,
+        /// What the machine has left.
+        available_bytes: u64,
+    },
     /// No request waits, or not this client's.
     #[error("no such request for a snapshot waits: there is nothing to cancel")]
     NothingWaits,
@@ -154,6 +173,8 @@ pub struct RemoteStatus {
     pub pending_deletions: usize,
     /// How many cannot go up because they are damaged here.
     pub failed: usize,
+    /// How many cannot go up because what they are on top of was deleted there.
+    pub orphaned: usize,
     /// Bytes of those that have yet to go up, the one under way whole.
     pub pending_bytes: u64,
     /// The snapshot that goes up now.
@@ -199,6 +220,7 @@ impl RemoteStatus {
             pending: status.pending,
             pending_deletions: status.pending_deletions,
             failed: status.failed.len(),
+            orphaned: status.orphaned.len(),
             pending_bytes: status.pending_bytes,
             uploading: status.uploading.as_ref().map(Uploading::progress),
             last_error,
@@ -413,6 +435,12 @@ impl Handle {
     pub fn remote_place(&self, entry: &Entry) -> Option<String> {
         let has_uuid = !matches!(entry.state, EntryState::Unreadable { .. });
         self.uploads.as_ref().filter(|_| has_uuid).map(|uploads| uploads.place(entry))
+    }
+
+    /// Why a snapshot of [`Handle::list`] never gets into the remote store, if that is so.
+    pub fn why_not_remote(&self, entry: &Entry) -> Option<String> {
+        let uuid = entry.manifest()?.snapshot_uuid();
+        self.uploads.as_ref()?.status().why_never(uuid).map(str::to_owned)
     }
 
     /// Brings one snapshot, or all of them, under the active key; says how many were under another.

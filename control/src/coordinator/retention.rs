@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::types::SnapshotId;
-use cutwater_snapshot::archive::{ArchiveError, WalListing};
+use cutwater_snapshot::archive::{Archive, ArchiveError, WalListing, WalNumber};
 use cutwater_snapshot::catalog::{Catalog, Entry};
 use cutwater_snapshot::claim::Removal;
 use cutwater_snapshot::error::SnapshotError;
@@ -22,6 +22,7 @@ use cutwater_snapshot::manifest::Manifest;
 use cutwater_snapshot::orphans::{ORPHAN_GRACE, sweep_orphans};
 use cutwater_snapshot::paths::SnapshotName;
 use cutwater_snapshot::pin::set_pin;
+use cutwater_snapshot::plan::{Restorable, Stock};
 use cutwater_snapshot::retention::{Holdings, Policy, Promise, Stay};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -71,25 +72,31 @@ pub enum What {
     Log(u64, u64),
 }
 
+/// What goes under a policy, and what can be restored of the rest.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// What stays and goes.
+    pub kept: Vec<Kept>,
+    /// The windows that stay in the remote store; without one, or while it does not answer, those
+    /// of the local store.
+    pub windows: Vec<Restorable>,
+}
+
 impl Handle {
     /// Says what goes under a policy (`None`: the server's own) and, unless `is_dry`, lets it go.
     /// Of the log only what goes is listed.
     ///
     /// # Errors
     /// [`PruneError`].
-    pub async fn prune(
-        &self,
-        policy: Option<Policy>,
-        is_dry: bool,
-    ) -> Result<Vec<Kept>, PruneError> {
+    pub async fn prune(&self, policy: Option<Policy>, is_dry: bool) -> Result<Pruned, PruneError> {
         let policy = policy.unwrap_or(self.retention);
         let swept_at = Some(Instant::now());
         let mut keeper = Keeper { policy, handle: self.clone(), swept_at };
-        let kept = keeper.look().await?;
+        let pruned = keeper.look().await?;
         if !is_dry {
             keeper.round().await?;
         }
-        Ok(kept)
+        Ok(pruned)
     }
 }
 
@@ -154,14 +161,23 @@ impl Keeper {
     }
 
     /// What would go.
-    async fn look(&self) -> Result<Vec<Kept>, PruneError> {
+    async fn look(&self) -> Result<Pruned, PruneError> {
         let entries = self.handle.list().await?;
         let uploads = self.handle.uploads.clone();
         let status = uploads.as_ref().map(|uploads| uploads.status());
         let (holdings, promise) = promise_here(&entries, status.as_ref(), &self.policy);
         let mut kept = snapshots_of("local", &holdings, &promise);
-        let Some((uploads, status)) = uploads.zip(status) else { return Ok(kept) };
-        let RemoteState::Writer(lease) = uploads.state() else { return Ok(kept) };
+        let lease = uploads.and_then(|uploads| match uploads.state() {
+            RemoteState::Writer(lease) => Some(lease),
+            RemoteState::Connecting { .. } | RemoteState::Superseded { .. } => None,
+        });
+        let Some((lease, status)) = lease.zip(status) else {
+            // The log beside it is in no archive.
+            let (catalog, archive) = (Catalog::of_entries(entries), Archive::default());
+            let order = promise.superfluous(&holdings.snapshots);
+            let windows = windows(Stock::new(&catalog, &archive), &order, &[]);
+            return Ok(Pruned { kept, windows });
+        };
         let database = lease.identity.database;
         let catalog = Catalog::load(&*lease.store, database).await?;
         let holdings = holdings_there(&lease, &catalog, &entries, &status);
@@ -173,7 +189,10 @@ impl Keeper {
         going.iter().for_each(|number| runs.push_log(number.0));
         let log = runs.log.iter().map(|&(first, last)| What::Log(first, last));
         kept.extend(log.map(|what| Kept { store: "remote", what, stay: None }));
-        Ok(kept)
+        let archive = Archive::load(&*lease.store, database).await?;
+        let order = promise.superfluous(&holdings.snapshots);
+        let windows = windows(Stock::new(&catalog, &archive), &order, &going);
+        Ok(Pruned { kept, windows })
     }
 
     /// Lets snapshots of the local store go.
@@ -205,6 +224,14 @@ impl Keeper {
             return Ok(());
         }
         let mut catalog = Catalog::load(store, database).await?;
+        let is_there = |(uuid, id): (&SnapshotUuid, &SnapshotId)| {
+            let there = catalog.get(*id).and_then(Entry::manifest);
+            there.is_some_and(|there| there.snapshot_uuid() == *uuid)
+        };
+        if !status.uploaded.iter().all(is_there) {
+            // Somebody has deleted there by hand.
+            lease.tell_change();
+        }
         for manifest in pinned {
             let Some(id) = status.uploaded.get(&manifest.snapshot_uuid()) else { continue };
             let there = catalog.get(*id).and_then(Entry::manifest);
@@ -271,6 +298,13 @@ impl Keeper {
     }
 }
 
+/// What can be restored when these snapshots and objects of the log are gone.
+fn windows(mut stock: Stock, snapshots: &[SnapshotId], log: &[WalNumber]) -> Vec<Restorable> {
+    stock.snapshots.retain(|point| !snapshots.contains(&point.id));
+    stock.wal.retain(|span| !log.contains(&span.number));
+    stock.restorable()
+}
+
 fn snapshots_of(store: &'static str, holdings: &Holdings, promise: &Promise) -> Vec<Kept> {
     let mut points = holdings.snapshots.clone();
     points.sort_by_key(|point| (point.end_lsn, point.id));
@@ -287,8 +321,11 @@ pub fn promise_here(
     let catalog = Catalog::of_entries(entries.to_vec());
     let mut holdings = Holdings::of_snapshots(&catalog);
     for manifest in catalog.published() {
-        let is_there =
-            |status: &UploadStatus| status.uploaded.contains_key(&manifest.snapshot_uuid());
+        // What is orphaned never gets there: waiting for it would keep it for ever.
+        let is_there = |status: &UploadStatus| {
+            let uuid = manifest.snapshot_uuid();
+            status.uploaded.contains_key(&uuid) || status.orphaned.contains_key(&uuid)
+        };
         if manifest.raw().reason.as_deref() == Some(CHECKPOINT) {
             holdings.held.insert(manifest.id(), Stay::Automatic);
         } else if uploaded.is_some_and(|status| !is_there(status)) {

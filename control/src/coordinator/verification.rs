@@ -1,5 +1,6 @@
 //! Verifications beside the actor: each reads a snapshot, tells how far it is, and ends when it is
-//! cancelled or when nobody waits for its answer any more.
+//! cancelled or when nobody waits for its answer any more. At most [`VERIFICATIONS_MAX`] run or wait
+//! for their turn; a deep one only begins where there is memory for it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -14,7 +15,10 @@ use tokio::sync::Mutex;
 
 use super::message::{CoordinatorError, Reply};
 use super::work::{Running, Work};
-use crate::verify::{DeepReport, verify_deep};
+use crate::verify::{DeepReport, available_bytes, memory_needed, verify_deep};
+
+/// How many run at once, deep ones that wait for each other included: one more is refused.
+pub const VERIFICATIONS_MAX: usize = 4;
 
 /// Those under way.
 #[derive(Debug, Default)]
@@ -64,6 +68,19 @@ impl Verifications {
         self.run((id, client), reply, move |work| {
             Box::pin(async move {
                 let _turn = turn.lock().await;
+                // Only now: the one before has given its memory back.
+                let needed_bytes = memory_needed(&store, id).await?;
+                match available_bytes() {
+                    Some(available_bytes) if available_bytes < needed_bytes => {
+                        return Err(CoordinatorError::NoMemory {
+                            id,
+                            needed_bytes,
+                            available_bytes,
+                        });
+                    }
+                    // Where nobody tells, nobody is refused.
+                    _ => {}
+                }
                 let told = |progress| tell(&work, progress);
                 Ok(verify_deep(&store, id, &keys, shards, &told).await?)
             })
@@ -77,6 +94,10 @@ impl Verifications {
         begin: impl FnOnce(Arc<Work>) -> BoxFuture<'static, Result<T, CoordinatorError>>,
     ) {
         self.forget_ended();
+        if self.running.len() >= VERIFICATIONS_MAX {
+            let _ = reply.send(Err(CoordinatorError::Verifying(self.running.len())));
+            return;
+        }
         let work = Work::of_unknown_size();
         let since_us = wall_micros();
         self.running.push(Verification { id, client, since_us, work: Arc::downgrade(&work) });

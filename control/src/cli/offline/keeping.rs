@@ -1,6 +1,8 @@
 //! What stays in a store that no server is asked about: pins, and pruning by a policy. Nothing is
 //! claimed beforehand: beside a server that writes there, ask the server instead.
 
+use std::pin::pin;
+
 use cutwater_control::restore::RestoreError;
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::lock::DataLock;
@@ -13,7 +15,10 @@ use cutwater_snapshot::pin::set_pin;
 use cutwater_snapshot::plan::{Restorable, Stock};
 use cutwater_snapshot::retention::{Decision, Holdings, Policy, Stay};
 
+use super::super::failure::Failure;
+use super::super::progress::follow;
 use super::{OfflineError, Store};
+use crate::interrupt::Interrupts;
 
 /// What the tombstones of pruned snapshots say.
 const PRUNE_REASON: &str = "pruned by cutwater snapshot prune --store";
@@ -42,11 +47,16 @@ impl Store {
     /// newest checkpoints stay.
     ///
     /// # Errors
-    /// [`OfflineError::Lock`] if a server runs on the store, or the store's.
-    pub fn prune(&self, policy: &Policy, is_dry: bool) -> Result<Pruned, OfflineError> {
+    /// [`OfflineError::Lock`] if a server runs on the store, the store's, or a signal.
+    pub fn prune(
+        &self,
+        policy: &Policy,
+        is_dry: bool,
+        interrupts: &Interrupts,
+    ) -> Result<Pruned, Failure> {
         let lock = self.data_dir.as_deref().filter(|_| !is_dry);
-        let _lock = lock.map(DataLock::acquire).transpose()?;
-        self.runtime.block_on(async {
+        let _lock = lock.map(DataLock::acquire).transpose().map_err(OfflineError::from)?;
+        let pruning = async {
             let store = &*self.store;
             let database = database_of(store).await?;
             let catalog = Catalog::load(store, database).await?;
@@ -69,7 +79,16 @@ impl Store {
             let mut stock = Stock::new(&catalog, &archive);
             stock.snapshots.retain(|point| !decision.order.contains(&point.id));
             stock.wal.retain(|span| !log.contains(&span.number));
-            Ok(Pruned { windows: stock.restorable(), decision })
-        })
+            Ok::<_, OfflineError>(Pruned { windows: stock.restorable(), decision })
+        };
+        let pruned = self.runtime.block_on(follow(pin!(pruning), || None, interrupts));
+        let pruned = pruned.map_err(|by| {
+            let what = match is_dry {
+                true => "nothing was changed",
+                false => "what went by then is gone, and the rest is as it was: prune again",
+            };
+            Failure::Interrupted { by, what: what.to_owned() }
+        })?;
+        Ok(pruned?)
     }
 }

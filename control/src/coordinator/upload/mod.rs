@@ -4,7 +4,8 @@
 //! One task, decoupled from snapshots and writes. It knows no queue: it compares the coordinator's
 //! [`LocalView`] with the remote catalog and takes the next step, so a restart goes on by itself,
 //! and a store that is away for hours costs a comparison now and then. What it found out is in
-//! [`UploadStatus`]. A deletion is wanted as long as the local tombstone says [`DELETED`].
+//! [`UploadStatus`]. A delta goes up behind its parent, and is *orphaned* when that is gone there: then
+//! a base is due. A deletion is wanted as long as the local tombstone says [`DELETED`].
 
 mod view;
 
@@ -14,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use cutwater_engine::seal::Keyring;
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::catalog::{Catalog, Entry, EntryState, find_published};
 use cutwater_snapshot::delete::sweep_leftovers;
@@ -100,6 +101,13 @@ impl Uploads {
         status
     }
 
+    /// Up to where deltas reach that cannot go up, if this server uploads.
+    pub fn orphaned_to(&self) -> Option<Lsn> {
+        // Asked many times a second: what was told last will do.
+        let orphaned_to = self.status.borrow().orphaned_to;
+        orphaned_to.filter(|_| matches!(&*self.state.borrow(), RemoteState::Writer(_)))
+    }
+
     /// The highest id that the remote store is known to have taken.
     pub fn last_id(&self) -> Option<SnapshotId> {
         match &*self.state.borrow() {
@@ -109,7 +117,8 @@ impl Uploads {
     }
 
     /// Where a snapshot of the local store is remotely: `uploaded` (with its id there, if that is
-    /// another), `uploading 34%`, `pending`, `deleted`, `deleting`, `failed`, `unknown` or `none`.
+    /// another), `uploading 34%`, `pending`, `deleted`, `deleting`, `failed`, `orphaned`, `unknown`
+    /// or `none`.
     pub fn place(&self, entry: &Entry) -> String {
         let status = self.status();
         let uuid = match &entry.state {
@@ -124,6 +133,7 @@ impl Uploads {
             Some(id) => format!("uploaded as {id}"),
             None if status.deleted.contains(&uuid) => "deleted".into(),
             None if status.failed.contains_key(&uuid) => "failed".into(),
+            None if status.orphaned.contains_key(&uuid) => "orphaned".into(),
             None if !is_wanted => "none".into(),
             None => match status.uploading.as_ref().filter(|uploading| uploading.uuid == uuid) {
                 Some(uploading) => format!("uploading {}%", uploading.progress().percent()),
@@ -312,9 +322,17 @@ impl Uploader {
             }
             return Ok(true);
         }
-        let orphan = self.claims.iter().find(|(uuid, _)| !view.has(**uuid));
-        if let Some((uuid, name)) = orphan.map(|(uuid, name)| (*uuid, *name)) {
-            lease.abandon(name, uuid, "the snapshot was deleted before it was uploaded").await?;
+        let orphaned = &self.compare(&view, None).orphaned;
+        let unwanted = self.claims.iter().find_map(|(uuid, name)| match orphaned.get(uuid) {
+            Some(why) => Some((*uuid, *name, why.clone())),
+            None if view.has(*uuid) => None,
+            None => {
+                let why = "the snapshot was deleted before it was uploaded".to_owned();
+                Some((*uuid, *name, why))
+            }
+        });
+        if let Some((uuid, name, why)) = unwanted {
+            lease.abandon(name, uuid, &why).await?;
             self.claims.remove(&uuid);
             return Ok(true);
         }
@@ -408,6 +426,11 @@ impl Uploader {
                 self.remote = None;
                 Err(error)
             }
+            // Its parent was deleted there: the catalog has it when it is read again.
+            SnapshotError::Chain { .. } => {
+                self.remote = None;
+                Ok(())
+            }
             SnapshotError::Damaged(_) | SnapshotError::Refused { .. } => {
                 // A deletion removes objects, too, and is seen in the store before it is told.
                 find_published(&*self.local, id).await?;
@@ -422,7 +445,19 @@ impl Uploader {
     }
 
     fn tell(&self, uploading: Option<Uploading>) {
-        let view = self.view.borrow();
+        let view = Arc::clone(&self.view.borrow());
+        let status = self.compare(&view, uploading);
+        let before = self.status.send_replace(Arc::new(status));
+        let now = self.status.borrow();
+        for (uuid, why) in &now.orphaned {
+            if !before.orphaned.contains_key(uuid) {
+                tracing::warn!(%uuid, why, "a delta cannot go up: a base is due in its place");
+            }
+        }
+    }
+
+    /// What the remote store has of what a view asks for.
+    fn compare(&self, view: &Arc<LocalView>, uploading: Option<Uploading>) -> UploadStatus {
         let (mut uploaded, mut deleted) = (BTreeMap::new(), BTreeSet::new());
         for entry in self.remote.iter().flat_map(Catalog::entries) {
             match &entry.state {
@@ -443,12 +478,14 @@ impl Uploader {
             uploaded,
             deleted,
             failed: self.failed.clone(),
+            orphaned: BTreeMap::new(),
+            orphaned_to: None,
             uploading,
             last_error: self.last_error.clone(),
             has_given_up: self.has_given_up,
-            view: Arc::clone(&view),
+            view: Arc::clone(view),
         };
-        status.count(&view);
-        self.status.send_replace(Arc::new(status));
+        status.count(view);
+        status
     }
 }

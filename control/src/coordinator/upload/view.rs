@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cutwater_engine::types::SnapshotId;
+use cutwater_engine::types::{Lsn, SnapshotId};
 use cutwater_snapshot::catalog::{Catalog, EntryState};
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::{Manifest, State};
@@ -88,6 +88,10 @@ pub struct UploadStatus {
     pub deleted: BTreeSet<SnapshotUuid>,
     /// What cannot be uploaded, and why: it is damaged here, or the configured keys refuse it.
     pub failed: BTreeMap<SnapshotUuid, String>,
+    /// What cannot go up because what it is on top of is not there and never will be, and why.
+    pub orphaned: BTreeMap<SnapshotUuid, String>,
+    /// Up to where the orphaned ones reach: a base from there on makes up for them.
+    pub orphaned_to: Option<Lsn>,
     /// How many snapshots have yet to go up.
     pub pending: usize,
     /// Their bytes.
@@ -111,17 +115,49 @@ impl UploadStatus {
         is_idle && Arc::ptr_eq(&self.view, view)
     }
 
+    /// Why a snapshot never gets there, if that is so.
+    pub fn why_never(&self, uuid: SnapshotUuid) -> Option<&str> {
+        self.failed.get(&uuid).or_else(|| self.orphaned.get(&uuid)).map(String::as_str)
+    }
+
     /// Counts what a view asks for that is not done.
     pub(super) fn count(&mut self, view: &LocalView) {
+        self.find_orphans(view);
         let is_over = |uuid: &SnapshotUuid| {
             self.uploaded.contains_key(uuid)
                 || self.deleted.contains(uuid)
-                || self.failed.contains_key(uuid)
+                || self.why_never(*uuid).is_some()
         };
         let due = view.published.iter().filter(|manifest| !is_over(&manifest.snapshot_uuid()));
         let due: Vec<u64> = due.map(|manifest| manifest.meta().data_bytes).collect();
         (self.pending, self.pending_bytes) = (due.len(), due.iter().sum());
         let deleted = view.deleted.iter();
         self.pending_deletions = deleted.filter(|uuid| self.uploaded.contains_key(uuid)).count();
+    }
+
+    /// A delta goes up behind its parent only. One whose parent was deleted there, or cannot get
+    /// there, has nothing to wait for. The view is by `end_lsn`, so parents come first.
+    fn find_orphans(&mut self, view: &LocalView) {
+        (self.orphaned, self.orphaned_to) = (BTreeMap::new(), None);
+        let uuids: BTreeMap<SnapshotId, SnapshotUuid> =
+            view.published.iter().map(|it| (it.id(), it.snapshot_uuid())).collect();
+        for delta in &view.published {
+            let uuid = delta.snapshot_uuid();
+            let is_over = self.uploaded.contains_key(&uuid)
+                || self.deleted.contains(&uuid)
+                || self.failed.contains_key(&uuid);
+            let Some(id) = delta.meta().parent_id.filter(|_| !is_over) else { continue };
+            let Some(&parent) = uuids.get(&id) else { continue };
+            let why = match self.why_never(parent) {
+                _ if self.uploaded.contains_key(&parent) => continue,
+                Some(why) => format!("snapshot {id}, which it is on top of, cannot go up: {why}"),
+                None if self.deleted.contains(&parent) => {
+                    format!("snapshot {id}, which it is on top of, was deleted there")
+                }
+                None => continue,
+            };
+            self.orphaned.insert(uuid, why);
+            self.orphaned_to = self.orphaned_to.max(Some(delta.meta().end_lsn));
+        }
     }
 }
