@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod damage;
 mod deep;
+mod delta_commands;
 mod deltas;
 mod differential;
 mod durability;
@@ -39,5 +40,6 @@ mod trace;
 mod two_servers;
 mod uploads;
 mod waiting;
+mod watching;
 
 use cutwater_bench::s3;
