@@ -127,7 +127,7 @@ fn write_for(
         }
         let share = Duration::from_millis(rng.between(1_200, ROUND_SECONDS * 2_000 - 1_200));
         let until = Instant::now() + share;
-        // The last round ends with everything archived, so that there is something of it to restore.
+        // The last round ends with everything archived: there is something of it to restore.
         let outage = options.outages && !is_last && rng.chance(40);
         let outage_kind = rng.any();
         let kinds: Vec<&str> = (0..rng.below(4)).map(|_| *rng.pick(&KINDS)).collect();

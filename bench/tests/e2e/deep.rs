@@ -1,5 +1,5 @@
-//! Deep verification at a server: by command and by the command line, cancelled, refused where there
-//! is not the memory for it, and bounded in number like every verification.
+//! Deep verification at a server: by command and by the command line, cancelled, refused where
+//! there is not the memory for it, and bounded in number like every verification.
 
 use std::fs;
 

@@ -53,8 +53,8 @@ pub enum CoordinatorError {
     Verifying(usize),
     /// A deep verification would need more memory than there is.
     #[error(
-        "a deep verification of snapshot {id} needs about {needed_bytes} bytes of memory beside the \
-         keys that are served, and {available_bytes} are available: verify it elsewhere, with \
+        "a deep verification of snapshot {id} needs about {needed_bytes} bytes of memory beside \
+         the keys that are served, and {available_bytes} are available: verify it elsewhere, with \
          `cutwater snapshot verify {id} --deep --store URL`"
     )]
     NoMemory {

@@ -1,6 +1,6 @@
 //! Verifications beside the actor: each reads a snapshot, tells how far it is, and ends when it is
-//! cancelled or when nobody waits for its answer any more. At most [`VERIFICATIONS_MAX`] run or wait
-//! for their turn; a deep one only begins where there is memory for it.
+//! cancelled or when nobody waits for its answer any more. At most [`VERIFICATIONS_MAX`] run or
+//! wait for their turn; a deep one only begins where there is memory for it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};

@@ -4,8 +4,8 @@
 //! One task, decoupled from snapshots and writes. It knows no queue: it compares the coordinator's
 //! [`LocalView`] with the remote catalog and takes the next step, so a restart goes on by itself,
 //! and a store that is away for hours costs a comparison now and then. What it found out is in
-//! [`UploadStatus`]. A delta goes up behind its parent, and is *orphaned* when that is gone there: then
-//! a base is due. A deletion is wanted as long as the local tombstone says [`DELETED`].
+//! [`UploadStatus`]. A delta goes up behind its parent, and is *orphaned* when that is gone there:
+//! then a base is due. A deletion is wanted as long as the local tombstone says [`DELETED`].
 
 mod view;
 
