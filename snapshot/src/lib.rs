@@ -41,6 +41,7 @@ pub mod restore;
 pub mod retention;
 pub mod sealing;
 pub mod store;
+pub mod throttle;
 pub mod upload;
 pub mod verify;
 pub mod writer;

@@ -7,9 +7,8 @@
 //! [`WHOLE_PUT_BYTES`], or as many times [`PARTS_AT_ONCE`] parts, 64 MiB either way. Whether and
 //! when to try again is the caller's decision.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use cutwater_engine::seal::Keyring;
@@ -18,13 +17,13 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
 use serde_bytes::ByteBuf;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::catalog::read_record;
 use crate::error::{Damage, Flaw, Operation, SnapshotError, StoreError};
 use crate::manifest::{Manifest, RawManifest, Record, StoredObject, object_path};
 use crate::paths::SnapshotName;
 use crate::store::{self, Created};
+pub use crate::throttle::Throttle;
 
 /// Objects that are copied at once.
 pub const OBJECTS_AT_ONCE: usize = 4;
@@ -34,33 +33,6 @@ pub const WHOLE_PUT_BYTES: u64 = 16 << 20;
 pub const PART_BYTES: u64 = 8 << 20;
 /// Parts of one object that are written at once.
 pub const PARTS_AT_ONCE: usize = 2;
-
-/// Spreads bytes over time, for all copies that share it.
-#[derive(Debug)]
-pub struct Throttle {
-    limit_bytes_per_s: Option<u64>,
-    free_at: Mutex<Instant>,
-}
-
-impl Throttle {
-    /// A throttle of so many bytes a second; `None` lets everything pass at once.
-    pub fn new(limit_bytes_per_s: Option<u64>) -> Self {
-        Self { limit_bytes_per_s, free_at: Mutex::new(Instant::now()) }
-    }
-
-    /// Waits until so many bytes may be sent.
-    pub async fn pass(&self, bytes: u64) {
-        let Some(limit) = self.limit_bytes_per_s.filter(|limit| *limit > 0) else { return };
-        let takes = Duration::from_secs_f64(bytes as f64 / limit as f64);
-        let begins = {
-            let mut free_at = self.free_at.lock().expect("nobody panics while holding it");
-            let begins = (*free_at).max(Instant::now());
-            *free_at = begins + takes;
-            begins
-        };
-        tokio::time::sleep_until(begins).await;
-    }
-}
 
 /// One snapshot to be copied, and where to.
 #[derive(Debug)]

@@ -288,7 +288,7 @@ pub static SETTINGS: [Setting; 37] = [
     setting(
         "upload-limit",
         "MIB",
-        "MiB that uploads send in a second at most [default: no limit]",
+        "MiB that uploads and archive send in a second at most [default: no limit]",
         "a number of MiB from 1 to 1000000",
         |config, text| put(&mut config.upload_limit_bytes_per_s, mib_per_s(text)),
     ),

@@ -37,6 +37,8 @@ pub const START_LIMIT: Duration = Duration::from_secs(5);
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(3);
 /// How often a writer looks whether it still is.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// So many looks in a row without an answer mean that the store is out of reach.
+const SILENT_CHECKS: u32 = 2;
 /// The first wait after a failure; each further one is twice as long.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between two tries, inclusive.
@@ -53,7 +55,8 @@ pub struct RemoteConfig {
     pub url: String,
     /// Whether a store that ignores conditional puts is accepted, because nobody else writes.
     pub single_writer: bool,
-    /// Bytes that uploads may send in a second; `None` for as many as there are.
+    /// Bytes that uploads and the archive together may send in a second; `None` for as many as
+    /// there are.
     pub upload_limit_bytes_per_s: Option<u64>,
     /// How often log goes to the archive.
     pub archive_interval: Duration,
@@ -220,6 +223,21 @@ impl Lease {
             self.fenced(found);
         }
         checked
+    }
+
+    /// Completes when the store does not answer small questions any more, or answers that another
+    /// server has taken over: for whoever sends it something that may take long, since a request
+    /// with a large body that is under way cannot tell a slow line from a dead one.
+    pub async fn silence(&self) -> SnapshotError {
+        let mut silent = 0;
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            match self.check().await {
+                Ok(()) => silent = 0,
+                Err(error) if error.is_retryable() && silent + 1 < SILENT_CHECKS => silent += 1,
+                Err(error) => return error,
+            }
+        }
     }
 
     /// Reports that a higher epoch was found: nothing is written any more.

@@ -29,6 +29,7 @@ use cutwater_snapshot::ident::WriterNonce;
 use cutwater_snapshot::local::LocalStore;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind};
 use cutwater_snapshot::plan::Target;
+use cutwater_snapshot::throttle::Throttle;
 use cutwater_snapshot::verify::VerifyReport;
 use object_store::ObjectStore;
 use tokio::sync::watch;
@@ -38,7 +39,7 @@ use crate::admin;
 use crate::coordinator::archive::file::{self, CursorFile};
 use crate::coordinator::archive::{self, ArchiveSetup, Archiver};
 use crate::coordinator::behind::Known;
-use crate::coordinator::remote::{self, Asked};
+use crate::coordinator::remote;
 use crate::coordinator::upload::{LocalView, Uploads};
 use crate::coordinator::{self, CoordinatorError, CoordinatorSetup, Deleted, Handle, Taken};
 use crate::restore::{self, Destination, Source};
@@ -79,6 +80,7 @@ impl Database {
         engine.keys = LogKeys { ring: keys.ring.clone(), accept_plain: keys.accept_plain };
         // Before anything is written, to the remote store either.
         Engine::check_keys(&engine)?;
+        check_keys(&mut Catalog::load(&*store, identity.database).await?, &keys)?;
         let answer = match &remote {
             Some(remote) => remote::probe_start(remote, identity).await.map_err(|source| {
                 DatabaseError::Remote { url: remote.url.clone(), source: Box::new(source) }
@@ -104,7 +106,6 @@ impl Database {
         ));
         engine.images = images(&store, &catalog, identity, &keys, engine.log);
         let data_dir = engine.data_dir.clone().filter(|_| engine.log);
-        let mut asked = answer.map_or(Asked::Answered, Asked::Silent);
         let (mut cursor, mut known) = (None, None);
         if let Some(dir) = &data_dir {
             let found = file::read(dir, identity)?;
@@ -115,11 +116,7 @@ impl Database {
             known = Some(Known::new(identity, found.ceiling, &catalog));
             cursor = Some(found);
         }
-        if let (Some(remote), Some(known), Asked::Answered) = (&remote, &known, &asked)
-            && look_at_history(remote, known).await?
-        {
-            asked = Asked::Checked;
-        }
+        let asked = look_at_history(remote.as_ref(), known.as_ref(), answer).await?;
         // Blocks: on a thread for it, since the images are read on this runtime meanwhile.
         let opened = tokio::task::spawn_blocking(move || Engine::open(engine)).await;
         let engine = Arc::new(opened.map_err(|_| DatabaseError::Runtime)??);
@@ -131,6 +128,7 @@ impl Database {
             // Only now: a start that fails takes nothing over from a server that runs.
             let view = LocalView::of(&catalog);
             let keep = view.uuids();
+            let throttle = Arc::new(Throttle::new(remote.upload_limit_bytes_per_s));
             let (state, seeker) = remote::start(remote.clone(), identity, keep, known, asked).await;
             archiver = cursor.zip(data_dir.clone()).map(|(cursor, data_dir)| {
                 archive::start(ArchiveSetup {
@@ -140,12 +138,13 @@ impl Database {
                     packing: Packing { keys: keys.ring.clone(), compression: config.compression },
                     interval: remote.archive_interval,
                     backlog_limit_bytes: remote.archive_backlog_bytes,
+                    throttle: Arc::clone(&throttle),
                     cursor,
                     checkpoint: file::newest_checkpoint(&catalog, identity),
                 })
             });
-            let (handle, uploader) =
-                Uploads::start(&remote, Arc::clone(&store), keys.ring.clone(), state, view);
+            let (ring, state) = (keys.ring.clone(), (state, throttle));
+            let (handle, uploader) = Uploads::start(&remote, Arc::clone(&store), ring, state, view);
             tasks.extend([seeker, uploader]);
             uploads = Some((handle, remote.shutdown_timeout));
         }

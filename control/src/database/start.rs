@@ -16,7 +16,7 @@ use tokio::runtime::Handle as Runtime;
 use super::DatabaseError;
 use crate::coordinator::behind::Known;
 use crate::coordinator::image::SnapshotImage;
-use crate::coordinator::remote::{self, RemoteConfig};
+use crate::coordinator::remote::{self, Asked, RemoteConfig};
 
 /// The keys, and how strictly they are meant.
 pub(super) struct Keys {
@@ -45,20 +45,34 @@ pub(super) fn check_keys(catalog: &mut Catalog, keys: &Keys) -> Result<(), Datab
     Ok(())
 }
 
-/// Refuses a directory that is older than what the store has of its history; `false`: the store,
-/// which does not answer now, is asked again before anything is written to it.
+/// Refuses a directory that is older than what the store has of its history. A store that does not
+/// answer now (`answer`: why, if it does not) is asked again before anything is written to it.
 pub(super) async fn look_at_history(
-    remote: &RemoteConfig,
-    known: &Known,
-) -> Result<bool, DatabaseError> {
+    remote: Option<&RemoteConfig>,
+    known: Option<&Known>,
+    answer: Option<String>,
+) -> Result<Asked, DatabaseError> {
+    let Some(remote) = remote else { return Ok(Asked::Answered) };
+    if known.is_none() {
+        tracing::warn!(
+            store = remote.url,
+            "without a log there is nothing to archive: of this start the remote store gets \
+             snapshots only, and no moment between them can be restored"
+        );
+    }
+    let known = match (known, answer) {
+        (_, Some(silence)) => return Ok(Asked::Silent(silence)),
+        (None, None) => return Ok(Asked::Checked),
+        (Some(known), None) => known,
+    };
     match tokio::time::timeout(remote::START_LIMIT, known.check(&*remote.store)).await {
+        Ok(Ok(_)) => Ok(Asked::Checked),
         Ok(Err(error)) if error.is_behind() => Err(error.into()),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the archive cannot be looked at yet");
-            Ok(false)
+            Ok(Asked::Answered)
         }
-        Ok(Ok(_)) => Ok(true),
-        Err(_) => Ok(false),
+        Err(_) => Ok(Asked::Answered),
     }
 }
 

@@ -23,6 +23,7 @@ use cutwater_snapshot::ident::{
     DatabaseId, HistoryId, Identity, SnapshotUuid, WalUuid, WriterNonce,
 };
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::throttle::Throttle;
 use cutwater_snapshot::verify::verify;
 use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
 use object_store::ObjectStore;
@@ -191,8 +192,10 @@ impl World {
         let view = LocalView::of(&catalog);
         let keep = view.uuids();
         let (state, seeker) = remote::start(config.clone(), IDENTITY, keep, None, asked).await;
+        let throttle = Arc::new(Throttle::new(config.upload_limit_bytes_per_s));
+        let throttled = (state.clone(), throttle);
         let (uploads, uploader) =
-            Uploads::start(&config, self.local(), self.keys.clone(), state.clone(), view);
+            Uploads::start(&config, self.local(), self.keys.clone(), throttled, view);
         self.done.starts += 1;
         let tasks = vec![seeker, uploader];
         let claimant = taken.claimant;

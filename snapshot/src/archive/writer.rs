@@ -28,6 +28,7 @@ use crate::error::SnapshotError;
 use crate::ident::{Identity, WriterNonce};
 use crate::paths;
 use crate::store::{self, Created};
+use crate::throttle::Throttle;
 
 /// Late objects that are passed over in one put. An earlier writer puts until it meets an object of
 /// the newer one, which comes within an interval.
@@ -53,6 +54,7 @@ pub struct ArchiveWriter {
     next: WalNumber,
     head: Option<Link>,
     fence: Option<Arc<dyn Fence>>,
+    throttle: Arc<Throttle>,
 }
 
 /// Says whether a writer still is the store's writer.
@@ -99,13 +101,20 @@ impl ArchiveWriter {
     ) -> Self {
         let next = head.last.next();
         let head = head.own.as_ref().map(|header| header.link);
-        Self { store, id, packing, next, head, fence: None }
+        let throttle = Arc::new(Throttle::new(None));
+        Self { store, id, packing, next, head, fence: None, throttle }
     }
 
     /// Asks this fence after every put. Without one the store must have no other writer.
     #[must_use]
     pub fn fenced(self, fence: Arc<dyn Fence>) -> Self {
         Self { fence: Some(fence), ..self }
+    }
+
+    /// Is held back by this, before the uploads that share it.
+    #[must_use]
+    pub fn throttled(self, throttle: Arc<Throttle>) -> Self {
+        Self { throttle, ..self }
     }
 
     /// The number that the next object will have, unless late ones stand there.
@@ -134,6 +143,7 @@ impl ArchiveWriter {
                 predecessor: self.head,
             };
             let (header, bytes) = object::encode(draft, &place, &self.packing);
+            self.throttle.pass_first(bytes.len() as u64).await;
             let found = match store::create(&*self.store, &paths::wal(number.0), bytes).await? {
                 Created::Ours => {
                     self.confirm(&header).await?;

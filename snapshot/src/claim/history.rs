@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use cutwater_engine::types::{Lsn, SnapshotId};
 
 use super::Claim;
+use super::record::RawHistory;
 use crate::ident::{Fork, HistoryId, Identity};
 
 /// After another history has taken over, log of the one before has no LSN further ahead than this:
@@ -57,9 +58,7 @@ impl Settled {
     }
 
     /// The stored form of the histories.
-    pub(super) fn encode_histories(
-        &self,
-    ) -> Vec<(HistoryId, Option<HistoryId>, Option<Lsn>, Option<Lsn>)> {
+    pub(super) fn encode_histories(&self) -> Vec<RawHistory> {
         let raw = |(history, written): (&HistoryId, &WrittenHistory)| {
             let fork = written.fork;
             (*history, fork.map(|fork| fork.parent), fork.map(|fork| fork.lsn), written.log_end)
@@ -96,7 +95,7 @@ mod tests {
             identity: Identity {
                 database: DatabaseId([1; 16]),
                 history: HistoryId([history; 16]),
-                fork: (history > 1).then(|| Fork { parent: HistoryId([1; 16]), lsn: Lsn(5) }),
+                fork: (history > 1).then_some(Fork { parent: HistoryId([1; 16]), lsn: Lsn(5) }),
             },
             snapshot: None,
             removal: None,

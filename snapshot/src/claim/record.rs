@@ -40,7 +40,7 @@ struct RawClaim {
 }
 
 /// A history: its id, its parent, where it forked off, and where its log ends.
-type RawHistory = (HistoryId, Option<HistoryId>, Option<Lsn>, Option<Lsn>);
+pub(super) type RawHistory = (HistoryId, Option<HistoryId>, Option<Lsn>, Option<Lsn>);
 
 /// A claim: who took an id, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,11 @@
 //! |---|---|
 //! | [`url`] | the address of a store, and opening it |
 //! | [`paced`] | a store whose reads are spread over time |
-//! | `s3` | an S3 store: endpoint, credentials, timeouts |
+//! | `s3` | an S3 store: endpoint, credentials, retries |
+//! | `patient` | how long a request may take |
 
 pub mod paced;
+mod patient;
 mod s3;
 pub mod url;
 

@@ -12,7 +12,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use crate::upload::Throttle;
+use crate::throttle::Throttle;
 
 /// Another store, read at a limited rate; everything else is as fast as there.
 #[derive(Debug)]

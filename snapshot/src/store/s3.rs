@@ -1,5 +1,6 @@
 //! An S3 store as Cutwater uses one: conditional puts by ETag, single deletes, and timeouts and
-//! retries so short that the caller, which has its own back-off, soon knows that nobody answers.
+//! retries so short that the caller, which has its own back-off, soon knows that nobody answers
+//! (but for large bodies: [`super::patient`]).
 //!
 //! Credentials come from the options (which the server fills from its TOML file), else from the
 //! `AWS_*` variables that the caller passes on, else from the instance. Nothing here reads the
@@ -12,10 +13,10 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, RetryConfig};
 
+use super::patient::{self, PatientStore};
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one request may take: a part of 8 MiB at 140 KB/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the client itself repeats a request that the store did not take.
 const CLIENT_RETRIES: usize = 2;
 /// After which time it does not begin another try.
@@ -57,6 +58,9 @@ pub struct S3Options {
     pub credentials: Option<S3Credentials>,
     /// The `AWS_*` variables of the environment.
     pub variables: Vec<(String, String)>,
+    /// How long a request without a large body may take; `None`: 60 s. What goes up may take longer
+    /// by as much as a slow line needs.
+    pub request_timeout: Option<Duration>,
 }
 
 impl fmt::Debug for S3Options {
@@ -69,12 +73,22 @@ impl fmt::Debug for S3Options {
             .field("path_style", &self.path_style)
             .field("credentials", &self.credentials)
             .field("variables", &names)
+            .field("request_timeout", &self.request_timeout)
             .finish()
     }
 }
 
-/// A client of a bucket; what is wrong with the options, if they make none.
-pub(super) fn open(bucket: &str, options: &S3Options) -> Result<AmazonS3, &'static str> {
+/// A bucket; what is wrong with the options, if they make no client of it.
+pub(super) fn open(
+    bucket: &str,
+    options: &S3Options,
+) -> Result<PatientStore<AmazonS3>, &'static str> {
+    let timeout = options.request_timeout.unwrap_or(patient::SMALL_TIMEOUT);
+    PatientStore::new(timeout, |timeout| client(bucket, options, timeout))
+}
+
+/// A client whose requests may take so long.
+fn client(bucket: &str, options: &S3Options, timeout: Duration) -> Result<AmazonS3, &'static str> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in &options.variables {
         // A session's token belongs to its own keys, and to none that were configured.
@@ -131,7 +145,7 @@ pub(super) fn open(bucket: &str, options: &S3Options) -> Result<AmazonS3, &'stat
     }
     let client = ClientOptions::new()
         .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_timeout(REQUEST_TIMEOUT)
+        .with_timeout(timeout)
         .with_allow_http(allow_http);
     let retry = RetryConfig {
         backoff: BackoffConfig {

@@ -195,7 +195,7 @@ impl S3Server {
                 secret_access_key: SECRET.into(),
                 session_token: None,
             }),
-            variables: Vec::new(),
+            ..S3Options::default()
         }
     }
 

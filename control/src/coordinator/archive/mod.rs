@@ -6,8 +6,9 @@
 //! again, always the same one, until it is certain), the cursor is durable, and only then may the
 //! log go.
 //!
-//! A store that does not answer costs disk, up to the backlog's limit. Past it the archive goes on
-//! at the present: the gap is durable in the cursor before any log goes on its account, and a base
+//! A store that does not answer costs disk, up to the backlog's limit, which is looked at while a
+//! put is under way, too: it may take long on a slow line, or for a store that hangs. Past it the
+//! archive goes on at the present: the gap is durable in the cursor before any log goes on its account, and a base
 //! is due as soon as objects get through again, since no older one reaches across. It is the same
 //! where log is gone that was never archived: the server has run without its remote store.
 //!
@@ -30,6 +31,7 @@ use cutwater_engine::Engine;
 use cutwater_engine::log::Coverage;
 use cutwater_engine::types::Lsn;
 use cutwater_snapshot::archive::{Cursor, Packing};
+use cutwater_snapshot::throttle::Throttle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -51,6 +53,8 @@ pub struct ArchiveSetup {
     pub interval: Duration,
     /// Bytes of log that may wait.
     pub backlog_limit_bytes: u64,
+    /// What holds it back, together with the uploads and before them.
+    pub throttle: Arc<Throttle>,
     /// How far it has come.
     pub cursor: Cursor,
     /// The newest checkpoint: where it ends, and from where on log is there in any case.

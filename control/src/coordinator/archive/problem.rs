@@ -26,6 +26,8 @@ pub(super) enum Problem {
     Log(#[from] RecoveryError),
     #[error(transparent)]
     Cursor(#[from] CursorError),
+    #[error("the remote store has not taken an object for {seconds} s")]
+    Hangs { seconds: u64 },
     #[error("the engine has stopped")]
     Stopped,
     #[error("the kernel gives no random bytes")]
@@ -41,6 +43,7 @@ impl Problem {
             Self::Connecting(_) => return false,
             Self::Archive(error) => error.is_retryable(),
             Self::Snapshot(error) => error.is_retryable(),
+            Self::Hangs { .. } => true,
             _ => false,
         };
         match before {

@@ -16,7 +16,7 @@ use cutwater_snapshot::archive::{
 };
 use cutwater_snapshot::ident::{self, WalUuid};
 use tokio::sync::{oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::batch::{self, Batch};
 use super::problem::Problem;
@@ -35,6 +35,8 @@ const LONGEST_IDLE: u32 = 6;
 const MARK_BYTES: u64 = 16 << 20;
 /// How often the growth of the log is looked at.
 const GROWTH_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a store that was well may take for an object although more log waits than may.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Marks that are remembered while the store does not answer; beyond, every other one is forgotten.
 const MARKS: usize = 512;
 
@@ -150,20 +152,72 @@ impl Task {
         marked?;
         self.connect().await?;
         loop {
-            if let Some(pending) = &self.pending {
-                let (lease, writer) = self.writer.as_mut().expect("connected above");
-                let put = match writer.put(&pending.draft).await {
-                    Err(ArchiveError::Fenced { own, found }) => {
-                        lease.fenced(found);
-                        return Err(ArchiveError::Fenced { own, found }.into());
-                    }
-                    put => put?,
-                };
-                self.advance(put).await?;
+            if let Some(pending) = self.pending.take() {
+                let (lease, mut writer) = self.writer.take().expect("connected above");
+                let put = self.put(&pending, &lease, &mut writer).await;
+                (self.pending, self.writer) = (Some(pending), Some((lease, writer)));
+                self.advance(put?).await?;
             } else if !self.begin(is_last).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts an object; gives it up where the store is silent, or more log waits than may.
+    async fn put(
+        &mut self,
+        pending: &Pending,
+        lease: &Lease,
+        writer: &mut ArchiveWriter,
+    ) -> Result<Put, Problem> {
+        let (put, silence) = (writer.put(&pending.draft), lease.silence());
+        tokio::pin!(put, silence);
+        let mut growth = tokio::time::interval(GROWTH_INTERVAL);
+        growth.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (begun, mut measured) = (Instant::now(), Instant::now());
+        loop {
+            let put = tokio::select! {
+                put = &mut put => put,
+                silence = &mut silence => return Err(silence.into()),
+                _ = growth.tick() => {
+                    self.look_while_putting(begun, &mut measured).await?;
+                    continue;
+                }
+            };
+            if let Err(ArchiveError::Fenced { found, .. }) = put {
+                lease.fenced(found);
+            }
+            return Ok(put?);
+        }
+    }
+
+    /// Keeps up with the log while a put is under way since `begun`.
+    async fn look_while_putting(
+        &mut self,
+        begun: Instant,
+        measured: &mut Instant,
+    ) -> Result<(), Problem> {
+        let limit_bytes = self.setup.backlog_limit_bytes;
+        let worth_a_look = MARK_BYTES.min(limit_bytes / 8);
+        let grown = self.log_bytes().saturating_sub(self.marked_bytes);
+        if grown < worth_a_look && measured.elapsed() < self.setup.interval {
+            return Ok(());
+        }
+        *measured = Instant::now();
+        if let Err(error) = self.mark().await {
+            tracing::debug!(%error, "no mark while an object is put");
+            return Ok(());
+        }
+        let Some(running) = self.marks.back().map(|mark| mark.running.clone()) else {
+            return Ok(());
+        };
+        let bytes = self.backlog_bytes(&running).await?;
+        self.status.send_modify(|status| status.backlog_bytes = bytes);
+        let was_well = self.status.borrow().last_error.is_none();
+        if bytes <= limit_bytes || (was_well && begun.elapsed() < PATIENCE) {
+            return Ok(());
+        }
+        Err(Problem::Hangs { seconds: begun.elapsed().as_secs() })
     }
 
     /// Where the logs of this start end, added up.
@@ -227,6 +281,7 @@ impl Task {
         let (store, packing) = (Arc::clone(&lease.store), self.setup.packing.clone());
         let fence = Arc::clone(&lease) as Arc<dyn Fence>;
         let writer = ArchiveWriter::new(store, id, packing, &head).fenced(fence);
+        let writer = writer.throttled(Arc::clone(&self.setup.throttle));
         self.writer = Some((lease, writer));
         Ok(())
     }

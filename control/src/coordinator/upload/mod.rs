@@ -23,7 +23,8 @@ use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::{Manifest, SnapshotKind, State};
 use cutwater_snapshot::paths::SnapshotName;
-use cutwater_snapshot::upload::{Throttle, Upload};
+use cutwater_snapshot::throttle::Throttle;
+use cutwater_snapshot::upload::Upload;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -43,12 +44,13 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Starts to upload out of `local`, as soon as this process is the remote store's writer.
+    /// Starts to upload out of `local`, as soon as this process is the remote store's writer, no
+    /// faster than `throttle` lets it.
     pub fn start(
         config: &RemoteConfig,
         local: Arc<dyn ObjectStore>,
         keys: Keyring,
-        state: watch::Receiver<RemoteState>,
+        (state, throttle): (watch::Receiver<RemoteState>, Arc<Throttle>),
         view: LocalView,
     ) -> (Self, JoinHandle<()>) {
         let pending = UploadStatus {
@@ -65,7 +67,7 @@ impl Uploads {
             view: view_receiver,
             state: state.clone(),
             status: status_sender,
-            throttle: Arc::new(Throttle::new(config.upload_limit_bytes_per_s)),
+            throttle,
             remote: None,
             changes: 0,
             claims: BTreeMap::new(),
@@ -398,6 +400,7 @@ impl Uploader {
         let result = tokio::select! {
             result = upload.run() => result,
             error = superseded(self.state.clone()) => Err(error),
+            error = lease.silence() => Err(error),
         };
         match result {
             Ok(manifest) => {
