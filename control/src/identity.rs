@@ -8,7 +8,7 @@
 //!
 //! ```toml
 //! # Identity of a Cutwater database. Written once by the server; not to be edited.
-//! format = 0
+//! format = 1
 //! database = "0f3c..."         # 128 bits in 32 hexadecimal digits
 //! history = "91ab..."
 //! parent_history = "77de..."   # these two only after a restore
@@ -29,8 +29,8 @@ use cutwater_snapshot::ident::{self, DatabaseId, HistoryId};
 pub const IDENTITY_FILE: &str = "database.toml";
 /// What it is called until it is complete.
 pub const IDENTITY_DRAFT: &str = "database.toml.new";
-/// The version that this program writes, and the only one that it reads.
-pub const FORMAT_VERSION: u32 = 0;
+/// The version that this program writes, and the only one that it reads; 0 was never released.
+pub const FORMAT_VERSION: u32 = 1;
 /// An identity is far smaller; anything larger is none.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -263,12 +263,12 @@ mod tests {
         assert_eq!(
             encode(&sample()),
             "# Identity of a Cutwater database. Written once by the server; not to be edited.\n\
-             format = 0\n\
+             format = 1\n\
              database = \"8f8f8f8f8f8f8f8f8f8f8f8f8f8f8f8f\"\n\
              history = \"02020202020202020202020202020202\"\n\
              parent_history = \"03030303030303030303030303030303\"\n\
              fork_lsn = \"18446744073709551615\"\n\
-             crc32c = \"9e50d3bb\"\n"
+             crc32c = \"0a16d0b5\"\n"
         );
     }
 
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "{} is of format 3, and this version of cutwater reads only format 0",
+                "{} is of format 3, and this version of cutwater reads only format 1",
                 path.display()
             )
         );
@@ -331,8 +331,8 @@ mod tests {
     fn damage_is_told_with_its_reason() {
         for (text, reason) in [
             ("database = \"x\"\n", "it names no format"),
-            ("format = 0\n", "it lacks an id"),
-            ("format = 0\nfork_lsn = \"1\"\n", "its fork is incomplete"),
+            ("format = 1\n", "it lacks an id"),
+            ("format = 1\nfork_lsn = \"1\"\n", "its fork is incomplete"),
             ("not toml\n", "it is not TOML text"),
         ] {
             let sealed = seal(text.to_owned());

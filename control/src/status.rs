@@ -48,6 +48,7 @@ pub fn fields(status: &Status) -> Vec<(&'static str, Field)> {
         fields.extend(remote_numbers(remote).map(|(name, count)| (name, number(count))));
         fields.push(("remote_uploading", maybe(remote.uploading.map(|upload| upload.id.0))));
         fields.push(("remote_last_error", text(remote.last_error.as_deref())));
+        fields.push(("archive", text(Some(archive_word(status)))));
     }
     for (name, line) in status.archive.iter().flat_map(archive_lines) {
         fields.push((name, text(line.as_deref())));
@@ -60,6 +61,14 @@ pub fn fields(status: &Status) -> Vec<(&'static str, Field)> {
 
 fn last_created_at(status: &Status) -> Option<String> {
     status.last.and_then(|_| rfc_3339(status.last_created_at_us))
+}
+
+/// Whether log goes to the remote store.
+fn archive_word(status: &Status) -> &'static str {
+    match status.archive {
+        Some(_) => "on",
+        None => "off (no log)",
+    }
 }
 
 /// How far the archive is behind the present, in microseconds; `None` before its first object.
@@ -136,6 +145,7 @@ pub fn persistence_info(status: &Status) -> String {
         // A line is a line, whatever an error of the store consists of.
         let error = remote.last_error.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");
         let _ = write!(text, "remote_uploading:{id}\r\nremote_last_error:{error}\r\n");
+        let _ = write!(text, "archive:{}\r\n", archive_word(status));
     }
     for (name, line) in status.archive.iter().flat_map(archive_lines) {
         let line = line.as_deref().unwrap_or("none").replace(['\r', '\n'], " ");

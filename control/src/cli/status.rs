@@ -149,6 +149,9 @@ fn remote(text: &mut String, status: &Status, before: Option<(Duration, &Status)
         let to = status.text("archived_to").unwrap_or("nothing yet");
         let _ = write!(text, "\narchive   up to {to}, {lag} behind, {backlog} of log wait");
     }
+    if status.text("archive").is_some_and(|word| word != "on") {
+        text.push_str("\narchive   off: the server keeps no log, so there is nothing to archive");
+    }
     for (word, name) in [("error", "archive_last_error"), ("gap", "archive_gap")] {
         if let Some(what) = status.text(name) {
             let _ = write!(text, "\narchive   {word}: {what}");

@@ -86,8 +86,6 @@ pub struct Recovered {
     pub elapsed: Duration,
     /// The image that was loaded.
     pub image: Option<String>,
-    /// Bytes of unfinished commits that were cut off, all logs together.
-    pub cut_bytes: u64,
     /// Incomplete transactions that were dropped.
     pub dropped_transactions: usize,
     /// The database and the history.

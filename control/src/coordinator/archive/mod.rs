@@ -8,9 +8,10 @@
 //!
 //! A store that does not answer costs disk, up to the backlog's limit, which is looked at while a
 //! put is under way, too: it may take long on a slow line, or for a store that hangs. Past it the
-//! archive goes on at the present: the gap is durable in the cursor before any log goes on its account, and a base
-//! is due as soon as objects get through again, since no older one reaches across. It is the same
-//! where log is gone that was never archived: the server has run without its remote store.
+//! archive goes on at the present: the gap is durable in the cursor before any log goes on its
+//! account, and a base is due as soon as objects get through again, since no older one reaches
+//! across. It is the same where log is gone that was never archived: the server has run without its
+//! remote store.
 //!
 //! | file | what |
 //! |---|---|
