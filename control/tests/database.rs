@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cutwater_control::coordinator::CoordinatorError;
 use cutwater_control::database::{DatabaseError, restore};
@@ -92,6 +93,25 @@ async fn snapshots_of(config: impl Fn() -> DatabaseConfig, store: &Arc<dyn Objec
     let restored = Database::open(config).await.unwrap();
     check(&restored.client(), &names[..2]);
     restored.close().await.unwrap();
+}
+
+/// More shards than the budget of chunks has room for parts that fill: none waits for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_many_shards_do_not_wait_for_each_other() {
+    let mut config = DatabaseConfig::memory(Arc::new(InMemory::new())).unwrap();
+    config.engine.shards = 16;
+    let database = Database::open(config).await.unwrap();
+    let value = "v".repeat(64 << 10);
+    for n in 0..20u32 {
+        let pairs: Vec<(String, &str)> =
+            (0..100).map(|m| (format!("key:{n}:{m}"), value.as_str())).collect();
+        database.client().mset(&pairs).unwrap();
+    }
+    let taken = tokio::time::timeout(Duration::from_secs(120), database.snapshot()).await;
+    let manifest = taken.expect("the snapshot stands still").unwrap();
+    assert!(manifest.meta().data_bytes > 125 << 20);
+    database.verify(manifest.id()).await.unwrap();
+    database.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

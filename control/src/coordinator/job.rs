@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cutwater_engine::clock::wall_micros;
 use cutwater_engine::engine::{PartEvent, PartStream, SnapshotPlan};
 use cutwater_engine::keyspace::SlotDigests;
@@ -207,12 +206,9 @@ async fn write_part(
     loop {
         match part.next().await? {
             PartEvent::Chunk(chunk) => {
-                let (ops, entries) = (chunk.count_ops(), chunk.entries);
-                // The chunk counts against the shards' budget until the store let go of it.
-                let body = Bytes::from_owner(chunk);
-                let bytes = body.len() as u64;
+                let (bytes, ops, entries) = (chunk.bytes(), chunk.count, chunk.entries);
                 throttle.pass(bytes).await;
-                core.image(body, ops).await?;
+                core.image(chunk.into_ops().into(), ops).await?;
                 work.add(bytes, entries);
             }
             PartEvent::End { tail, digests, .. } => {

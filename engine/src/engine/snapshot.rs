@@ -3,13 +3,12 @@
 //! [`Engine::create_snapshot`](super::Engine::create_snapshot) has every shard freeze, learns their
 //! watermarks, and tells them where the snapshot ends: at the highest. Dropping the streams cancels
 //! the snapshot: every shard is told, and one that cannot be (its inbox is full) sees that nobody
-//! listens any more. Bytes that were handed over and not dropped yet count against one budget; when
-//! it is half full the walks pause, and they go on when the consumer lets go.
+//! listens any more. Bytes that were handed over and not taken yet count against one budget; when
+//! a quarter of it is used the walks pause, and they go on when the consumer takes more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::entry::Op;
 use crate::keyspace::SlotDigests;
 use crate::net::{Doorbell, InboxSender};
 use crate::shard::cut::{AbandonReason, ChunkBudget, CutEvent};
@@ -112,11 +111,13 @@ pub enum PartEvent {
     },
 }
 
-/// A run of ops that counts against the budget until it is dropped.
+/// A run of ops that counts against the budget until it is taken or dropped.
 #[derive(Debug)]
 pub struct ImageChunk {
     ops: Vec<u8>,
     counted_bytes: usize,
+    /// How many ops there are: an entry, or a further piece of a large value, each.
+    pub count: u32,
     /// How many entries begin in it.
     pub entries: u64,
     budget: Arc<ChunkBudget>,
@@ -124,14 +125,16 @@ pub struct ImageChunk {
 }
 
 impl ImageChunk {
-    /// How many ops there are: an entry, or a further piece of a large value, each.
-    pub fn count_ops(&self) -> u32 {
-        let (mut rest, mut count) = (self.ops.as_slice(), 0);
-        while !rest.is_empty() {
-            Op::decode(&mut rest).expect("our own encoder wrote the ops");
-            count += 1;
-        }
-        count
+    /// The encoded ops, which count for the consumer from now on. (Would they count for the
+    /// shards until they are stored, then a consumer that gathers those of many shards, part by
+    /// part, could hold all that the budget has, and wait for more.)
+    pub fn into_ops(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// Bytes of the encoded ops.
+    pub fn bytes(&self) -> u64 {
+        self.ops.len() as u64
     }
 }
 
@@ -170,9 +173,10 @@ impl PartStream {
 
     fn convert(&self, event: CutEvent) -> Result<PartEvent, SnapshotError> {
         match event {
-            CutEvent::Chunk { ops, entries, .. } => Ok(PartEvent::Chunk(ImageChunk {
+            CutEvent::Chunk { ops, count, entries, .. } => Ok(PartEvent::Chunk(ImageChunk {
                 counted_bytes: ops.len(),
                 ops,
+                count,
                 entries,
                 budget: Arc::clone(&self.budget),
                 wake: self.wake.clone(),

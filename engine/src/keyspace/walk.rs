@@ -70,6 +70,8 @@ pub struct WalkOutput {
     pub bytes: Vec<u8>,
     /// How many entries the walk has passed since it began; a `Put` each.
     pub entries: u64,
+    /// How many ops it has written since it began.
+    pub ops: u64,
 }
 
 /// A large value that waits to be serialized.
@@ -367,6 +369,7 @@ impl Walk {
                 self.digester.add(slot, &head(value.len()), value);
                 if self.serializes {
                     Op::Put { db, key, kind, expires_at_ms, value }.encode(&mut self.output.bytes);
+                    self.output.ops += 1;
                 }
                 self.output.entries += 1;
                 self.passed_bytes += key.len() + value.len();
@@ -410,6 +413,7 @@ impl Walk {
             let offset = (index * super::PIECE_BYTES) as u64;
             Op::Write { db, key, offset, bytes }.encode(&mut self.output.bytes);
         }
+        self.output.ops += u64::from(self.serializes);
         self.passed_bytes += bytes.len();
         self.pending_bytes -= bytes.len();
         pending.next_piece += 1;

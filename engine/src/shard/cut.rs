@@ -14,7 +14,7 @@
 //!   resolved: the after-state if the transaction's LSN is at or below the watermark, else the
 //!   before-state. While the *whole* shard is held (FLUSHALL) nothing else changes it, so the
 //!   freeze waits for the resolution, and takes place before or after the change by its LSN.
-//! - Chunks go to a consumer through a byte budget. The walk stops at half of it; the other half
+//! - Chunks go to a consumer through a byte budget. The walk stops at a quarter of it; the rest
 //!   is for groups that writes force out. When it is full, writes wait for at most the stall
 //!   limit; then the snapshot is abandoned, never the write.
 
@@ -78,10 +78,10 @@ impl ChunkBudget {
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Below half of the budget; or this shard has nothing queued at all: a consumer that takes one
+    /// Below a quarter of the budget; or this shard has nothing queued at all: a consumer that takes one
     /// part after the other would else wait for ever for the one that the others left no room.
     fn may_walk(&self) -> bool {
-        self.own_bytes.load(Ordering::Relaxed) == 0 || self.queued_bytes() < self.limit_bytes / 2
+        self.own_bytes.load(Ordering::Relaxed) == 0 || self.queued_bytes() < self.limit_bytes / 4
     }
 
     fn is_full(&self) -> bool {
@@ -124,6 +124,8 @@ pub enum CutEvent {
         id: SnapshotId,
         /// A run of ops.
         ops: Vec<u8>,
+        /// How many ops these are.
+        count: u32,
         /// How many entries begin in it.
         entries: u64,
     },
@@ -186,6 +188,7 @@ struct Running {
     unresolved: HashSet<DbKey>,
     walk_done: bool,
     written_entries: u64,
+    written_ops: u64,
     tail: Vec<(Lsn, Vec<u8>)>,
     tail_bytes: usize,
     tail_closed: bool,
@@ -246,6 +249,7 @@ impl ShardCore {
             unresolved: HashSet::new(),
             walk_done: false,
             written_entries: 0,
+            written_ops: 0,
             tail: Vec::new(),
             tail_bytes: 0,
             tail_closed: false,
@@ -386,10 +390,11 @@ impl ShardCore {
             return;
         }
         let entries = output.entries - part.written_entries;
-        part.written_entries = output.entries;
+        let count = (output.ops - part.written_ops) as u32;
+        (part.written_entries, part.written_ops) = (output.entries, output.ops);
         let ops = std::mem::replace(&mut output.bytes, Vec::with_capacity(CHUNK_BYTES * 9 / 8));
         part.request.budget.queue(ops.len());
-        self.effects.snapshot.push(CutEvent::Chunk { id: part.request.id, ops, entries });
+        self.effects.snapshot.push(CutEvent::Chunk { id: part.request.id, ops, count, entries });
     }
 
     /// When the end is known and closed, and the walk is over: the tail, once the log is durable.
