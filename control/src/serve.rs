@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::banner::Banner;
 use crate::config::Config;
+use crate::coordinator::archive::file::CursorError;
 use crate::coordinator::remote::RemoteConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::database::{Database, DatabaseConfig, DatabaseError, store_dir};
@@ -63,6 +64,12 @@ impl ServeError {
             Self::Database(DatabaseError::Behind(_)) => {
                 "Restore the archive into a new directory, or use another --snapshot-store for \
                  this one."
+            }
+            Self::Database(DatabaseError::Cursor(CursorError::Damaged { .. })) => {
+                "Put the file back from a copy of this directory that is as new. Without one, the \
+                 directory cannot be told from an old copy: restore the archive into a new \
+                 directory, or remove the file and begin another archive with another \
+                 --snapshot-store."
             }
             Self::Database(DatabaseError::Store(_)) => {
                 "Look at the folder store/ of the data directory and at its disk."

@@ -200,7 +200,7 @@ fn rekey_beside_a_server_and_without_one() {
     let flags = ["--key-file", &both[0], "--key-file", &both[1]];
     let (code, printed, error) = remote.try_command(&["snapshot", "rekey", "--all"], &flags);
     assert_eq!(code, Some(0), "{error}");
-    assert!(printed.contains("brought under the active key"), "{printed}");
+    assert!(printed.contains("objects of the archive were brought under"), "{printed}");
     for url in [&local, &remote.url()] {
         for id in ids {
             let (code, _, error) = verify(url, id, &both[0]);

@@ -21,6 +21,7 @@ use cutwater_engine::engine::lock::{DataLock, LockError};
 use cutwater_engine::seal::Keyring;
 use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
+use cutwater_snapshot::archive::rekey::rekey_archive;
 use cutwater_snapshot::catalog::{Catalog, database_of};
 use cutwater_snapshot::delete::delete_snapshot;
 use cutwater_snapshot::error::{Refusal, SnapshotError, StoreError};
@@ -289,15 +290,23 @@ impl Store {
         Ok(verified.map_err(OfflineError::from)?)
     }
 
-    /// Brings one snapshot, or all, under the active key; says how many were under another.
+    /// Brings one snapshot, or all of them and the archive, under the active key; says how many
+    /// snapshots and objects of the archive were under another.
     ///
     /// # Errors
     /// [`OfflineError::Lock`] if a server runs on the store, [`SnapshotError::NoKeys`], or
-    /// [`SnapshotError::Refused`] where a key is missing.
-    pub fn rekey(&self, id: Option<SnapshotId>) -> Result<usize, OfflineError> {
+    /// [`SnapshotError::Refused`] where a key is missing, and the archive's likewise.
+    pub fn rekey(&self, id: Option<SnapshotId>) -> Result<(usize, u64), OfflineError> {
         let _lock = self.lock()?;
-        let rekeyed = self.runtime.block_on(rekey(&*self.store, id, &self.keys))?;
-        Ok(rekeyed.manifests.len())
+        self.runtime.block_on(async {
+            let snapshots = rekey(&*self.store, id, &self.keys).await?.manifests.len();
+            if id.is_some() {
+                return Ok((snapshots, 0));
+            }
+            let database = database_of(&*self.store).await?;
+            let log = rekey_archive(&*self.store, database, &self.keys).await;
+            Ok((snapshots, log.map_err(RestoreError::from)?.rewrapped))
+        })
     }
 
     /// What the store has to restore from.

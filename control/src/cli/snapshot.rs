@@ -153,17 +153,25 @@ pub fn execute(command: SnapshotCommand, variables: &Variables) -> Result<(), Fa
         }
         SnapshotCommand::Delete { id, source, json } => delete(id, source, json, variables),
         SnapshotCommand::Rekey { id, source, json, .. } => {
-            let count = match Source::open(source, variables)? {
-                Source::Store(store) => store.rekey(id.map(SnapshotId))? as u64,
+            let (count, log) = match Source::open(source, variables)? {
+                Source::Store(store) => {
+                    let (snapshots, log) = store.rekey(id.map(SnapshotId))?;
+                    (snapshots as u64, log)
+                }
                 Source::Server(mut server) => {
                     let which = id.map_or("ALL".to_owned(), |id| id.to_string());
                     let reply = server.call(&["REKEY", &which], LONG_TIMEOUT)?;
-                    reply.as_integer().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+                    let count = reply.as_integer().and_then(|count| u64::try_from(count).ok());
+                    (count.unwrap_or(0), 0)
                 }
             };
+            let archived = match log {
+                0 => String::new(),
+                log => format!(" and {log} objects of the archive"),
+            };
             output::print(&match json {
-                true => pretty(&serde_json::json!({ "rekeyed": count })),
-                false => format!("{count} snapshots were brought under the active key"),
+                true => pretty(&serde_json::json!({ "rekeyed": count, "rekeyed_log": log })),
+                false => format!("{count} snapshots{archived} were brought under the active key"),
             })
         }
     }

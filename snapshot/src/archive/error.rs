@@ -55,6 +55,9 @@ pub enum ArchiveError {
         /// What was found.
         found: DatabaseId,
     },
+    /// The kernel gave no random bytes.
+    #[error("the kernel gives no random bytes: {0}")]
+    Random(getrandom::Error),
     /// So many objects of superseded writers in a row that it is no accident.
     #[error("more than {limit} objects of superseded writers stand before {number}")]
     TooManyStale {

@@ -14,6 +14,7 @@
 //! | [`writer`] | one writer's puts, and how another one ends them |
 //! | [`chain`] | what a store has: heads, predecessors, orphans |
 //! | [`listing`] | what of it may go, without reading all of it |
+//! | [`rekey`](mod@rekey) | its objects under another key |
 //! | [`cursor`] | how far a data directory has come, over restarts |
 //!
 //! Numbers are the store's: histories share them. An object is created only if absent, under the
@@ -27,6 +28,7 @@ mod error;
 pub mod header;
 pub mod listing;
 pub mod object;
+pub mod rekey;
 pub mod writer;
 
 pub use body::{Body, BodyBuilder, WalRecord};
