@@ -312,6 +312,22 @@ fn a_listing_that_fails_never_reads_as_empty() {
         assert_eq!((code, printed.as_str()), (Some(5), ""), "{words:?} {error}");
         assert!(error.contains("cannot list"), "{words:?} {error}");
     }
+    // Nor does a start take it for one, and a policy removes nothing on its account.
+    let objects = || files_below(&remote.s3.folder());
+    let before = objects();
+    let mut options = remote.options();
+    options.more.extend(["--keep-last", "1"].map(str::to_owned));
+    let server = options.start().unwrap();
+    let found = status(&server);
+    assert_eq!(value(&found, "remote_state"), "connecting");
+    assert!(value(&found, "remote_last_error").contains("cannot list"), "{found:?}");
+    let ids: Vec<u64> = places(&server).into_iter().map(|(id, _)| id).collect();
+    drop(server.client().unwrap().call(&["SNAPSHOT", "PRUNE"]).unwrap());
+    assert_eq!(places(&server).into_iter().map(|(id, _)| id).collect::<Vec<u64>>(), ids);
+    assert_eq!(objects(), before);
+    remote.s3.behaviour().listing_fails.store(false, Ordering::SeqCst);
+    let found = remote.wait_uploaded(&server);
+    assert_ne!(value(&found, "remote_uploaded"), "0");
 }
 
 /// Without any keys the instance is asked, here one on loopback that plays EC2's metadata service.
