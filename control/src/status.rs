@@ -40,6 +40,7 @@ pub fn fields(status: &Status) -> Vec<(&'static str, Field)> {
         ("last_error", text(status.last_error.as_deref())),
         ("log_since_checkpoint_bytes", number(status.log_since_checkpoint_bytes)),
         ("checkpoint_at_bytes", number(status.checkpoint_at_bytes)),
+        ("reading_back", number(status.reading_back as u64)),
         ("verifications", Field::List(status.verifications.iter().map(verification).collect())),
     ];
     if let Some(remote) = &status.remote {

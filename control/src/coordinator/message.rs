@@ -150,6 +150,8 @@ pub struct Status {
     pub last_error: Option<String>,
     /// Bytes of log since the newest checkpoint.
     pub log_since_checkpoint_bytes: u64,
+    /// Published snapshots that have yet to be read back before log goes on their account.
+    pub reading_back: usize,
     /// At how many the next checkpoint is taken.
     pub checkpoint_at_bytes: u64,
     /// The remote store, if there is one.

@@ -1,4 +1,5 @@
-//! New snapshots are read whole before log goes on their account, or an older snapshot does.
+//! New snapshots are read whole before log goes on their account, or an older snapshot does; one
+//! after the other, so that snapshots in quick succession do not add up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use cutwater_engine::types::SnapshotId;
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::verify::{VerifyReport, verify};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 /// What came of reading one.
@@ -17,6 +19,8 @@ type Outcome = Result<VerifyReport, SnapshotError>;
 #[derive(Debug, Default)]
 pub struct ReadBacks {
     tasks: JoinSet<(SnapshotId, Outcome)>,
+    /// Held by the one that is being read.
+    turn: Arc<Mutex<()>>,
     /// Whether each is being read: one that could not be reached is tried again with the next.
     unread: BTreeMap<SnapshotId, bool>,
 }
@@ -27,8 +31,11 @@ impl ReadBacks {
         self.unread.insert(id, false);
         for (&id, is_running) in self.unread.iter_mut().filter(|(_, is_running)| !**is_running) {
             *is_running = true;
-            let (store, keys) = (Arc::clone(store), keys.clone());
-            self.tasks.spawn(async move { (id, verify(&store, id, &keys, &|_| {}).await) });
+            let (store, keys, turn) = (Arc::clone(store), keys.clone(), Arc::clone(&self.turn));
+            self.tasks.spawn(async move {
+                let _turn = turn.lock().await;
+                (id, verify(&store, id, &keys, &|_| {}).await)
+            });
         }
     }
 
@@ -56,5 +63,10 @@ impl ReadBacks {
     /// Whether all that are there were read and are whole.
     pub fn are_done(&self) -> bool {
         self.unread.is_empty()
+    }
+
+    /// How many have yet to be read.
+    pub fn unread(&self) -> usize {
+        self.unread.len()
     }
 }

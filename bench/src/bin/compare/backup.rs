@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use cutwater_bench::client::PIPELINE_MAX;
 use cutwater_bench::peer::{self, PeerOptions};
 use cutwater_bench::process::ServerProcess;
+use cutwater_bench::reply::Reply;
 use cutwater_bench::report::{Row, table};
 use cutwater_bench::server::{self, ServerOptions};
 use cutwater_bench::usage;
@@ -136,6 +137,7 @@ fn measure_form(
         })?;
         measured.save_s.push(seconds);
         measured.grown_mib.push(grown);
+        wait_read_back(&server)?;
     }
     let name = format!("snap-{snapshot:06}-");
     for entry in std::fs::read_dir(data.join("store/snapshots"))? {
@@ -166,6 +168,21 @@ fn measure_form(
     }
     std::fs::remove_dir_all(dir)?;
     Ok(measured)
+}
+
+/// Waits until the server has read its new snapshots back, which nobody who asks for one waits for,
+/// and which would be measured with the next.
+fn wait_read_back(server: &ServerProcess) -> io::Result<()> {
+    let mut client = server.client()?;
+    let began = Instant::now();
+    while began.elapsed() < SNAPSHOT_LIMIT {
+        let status = client.call(&["SNAPSHOT", "STATUS"])?;
+        if server::field(&status, "reading_back").and_then(Reply::integer) == Some(0) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Err(io::Error::other("the snapshot is not read back"))
 }
 
 /// How long it took, in seconds, and by how much the server's memory grew meanwhile, in MiB.

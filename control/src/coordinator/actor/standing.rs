@@ -31,6 +31,7 @@ impl Actor {
             last_duration_us: self.last_duration_us,
             last_data_bytes: last.map_or(0, |manifest| manifest.meta().data_bytes),
             last_error: self.last_error.clone(),
+            reading_back: self.readbacks.unread(),
             log_since_checkpoint_bytes: self.growth.since_checkpoint(&self.engine),
             checkpoint_at_bytes: self.growth.checkpoint_at(self.checkpoint_log_bytes),
             remote: self.uploads.as_ref().map(RemoteStatus::of),
