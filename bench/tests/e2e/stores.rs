@@ -6,7 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cutwater_bench::server::{self, ServerOptions};
@@ -330,7 +331,8 @@ fn a_listing_that_fails_never_reads_as_empty() {
     assert_ne!(value(&found, "remote_uploaded"), "0");
 }
 
-/// Without any keys the instance is asked, here one on loopback that plays EC2's metadata service.
+/// Without any keys the instance is asked, here one on loopback that plays EC2's metadata service;
+/// it says nothing at first, as where packets to its address are dropped.
 #[test]
 fn keys_of_the_instance() {
     if server::is_stand_in() {
@@ -339,14 +341,24 @@ fn keys_of_the_instance() {
     let remote = Remote::new();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let answers = Arc::new(AtomicBool::new(false));
+    let does_answer = Arc::clone(&answers);
     std::thread::spawn(move || {
-        listener.incoming().flatten().for_each(|socket| drop(play_metadata(socket)));
+        let mut unanswered = Vec::new();
+        for socket in listener.incoming().flatten() {
+            match does_answer.load(Ordering::SeqCst) {
+                true => drop(play_metadata(socket)),
+                false => unanswered.push(socket),
+            }
+        }
     });
     let mut options = remote.options();
     options.environment = variables(&[("AWS_METADATA_ENDPOINT", &endpoint)]);
     let server = options.start().unwrap();
     fill(&mut server.client().unwrap(), "key", KEYS);
     let id = create(&server);
+    assert_eq!(value(&status(&server), "remote_state"), "connecting");
+    answers.store(true, Ordering::SeqCst);
     wait_for("the upload", || is_uploaded(&server, id));
 }
 

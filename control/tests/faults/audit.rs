@@ -95,7 +95,7 @@ impl Audit {
         };
         match &before {
             None => {}
-            Some(before) if *before == now => {}
+            Some(before) if *before == now || is_rekeyed(before, &now) => {}
             Some(before) => {
                 let was_aborted = is_tombstone_of(before, State::Aborted);
                 if was_aborted || !is_tombstone_of(&now, State::Deleted) {
@@ -113,6 +113,12 @@ impl Audit {
             self.blame(format!("{name} {uuid} has the claim {claim:?}"));
         }
         let Record::Published(manifest) = now else { return };
+        if let Some(parent) = manifest.meta().parent_id
+            && before.is_none()
+            && !self.all_published().iter().any(|published| published.id() == parent)
+        {
+            self.blame(format!("{name} was published before its parent {parent}"));
+        }
         for object in manifest.objects() {
             let found = self.objects.get(&object.name);
             let is_whole = found.is_some_and(|bytes| {
@@ -122,5 +128,15 @@ impl Audit {
                 self.blame(format!("{name} was published without {}", object.name));
             }
         }
+    }
+}
+
+/// Whether nothing but the wrapping of the data key has changed.
+fn is_rekeyed(before: &Record, now: &Record) -> bool {
+    match (before, now) {
+        (Record::Published(before), Record::Published(now)) => {
+            before.raw().digest() == now.raw().digest()
+        }
+        _ => false,
     }
 }

@@ -37,4 +37,5 @@ fn whatever_stores_do_nothing_is_lost_doubled_or_half_there() {
     println!("{} seeds: {total:?}", seeds.count());
     // So that the simulation does not come to do nothing.
     assert!(total.starts > 0 && total.snapshots > 0 && total.uploads > 0 && total.archived > 0);
+    assert!(total.deltas > 0 && total.rekeyed > 0);
 }

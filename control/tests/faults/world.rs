@@ -23,9 +23,10 @@ use cutwater_snapshot::ident::{
     DatabaseId, HistoryId, Identity, SnapshotUuid, WalUuid, WriterNonce,
 };
 use cutwater_snapshot::manifest::Manifest;
+use cutwater_snapshot::rekey::rekey;
 use cutwater_snapshot::throttle::Throttle;
 use cutwater_snapshot::verify::verify;
-use cutwater_snapshot::writer::{SnapshotSpec, SnapshotWriter};
+use cutwater_snapshot::writer::{Parent, SnapshotSpec, SnapshotWriter};
 use object_store::ObjectStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -44,6 +45,8 @@ const CALM_LIMIT: Duration = Duration::from_secs(3_600);
 pub struct Done {
     pub starts: u64,
     pub snapshots: u64,
+    pub deltas: u64,
+    pub rekeyed: u64,
     pub deletions: u64,
     pub uploads: u64,
     pub archived: u64,
@@ -55,6 +58,8 @@ impl Done {
     pub fn add(&mut self, other: &Self) {
         self.starts += other.starts;
         self.snapshots += other.snapshots;
+        self.deltas += other.deltas;
+        self.rekeyed += other.rekeyed;
         self.deletions += other.deletions;
         self.uploads += other.uploads;
         self.archived += other.archived;
@@ -70,6 +75,12 @@ pub fn run(seed: u64) -> Result<Done, String> {
         .build()
         .unwrap();
     runtime.block_on(World::new(seed).live())
+}
+
+/// Two keys, the first of which is active.
+fn keys(ids: [&str; 2]) -> Keyring {
+    let key = |id: &str| (id.parse().unwrap(), MasterKey::new([id.as_bytes()[1]; 32]));
+    Keyring::new(ids.map(key).to_vec()).unwrap()
 }
 
 struct World {
@@ -95,6 +106,8 @@ struct Server {
     tasks: Vec<JoinHandle<()>>,
     archive: Option<ArchiveWriter>,
     draft: Option<Draft>,
+    /// A snapshot failed, and may be published all the same, on top of whatever was the newest.
+    is_unsure: bool,
 }
 
 impl Server {
@@ -108,9 +121,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let (local, remote) = (FaultyStore::new(rng.any()), FaultyStore::new(rng.any()));
         local.audit(|audit| audit.may_skip_ids = true);
-        let key = ("k1".parse().unwrap(), MasterKey::new([7; 32]));
-        let keys =
-            if rng.chance(30) { Keyring::new(vec![key]).unwrap() } else { Keyring::default() };
+        let keys = if rng.chance(30) { keys(["k1", "k2"]) } else { Keyring::default() };
         Self {
             rng,
             local,
@@ -199,7 +210,16 @@ impl World {
         self.done.starts += 1;
         let tasks = vec![seeker, uploader];
         let claimant = taken.claimant;
-        Ok(Some(Server { claimant, catalog, uploads, state, tasks, archive: None, draft: None }))
+        Ok(Some(Server {
+            claimant,
+            catalog,
+            uploads,
+            state,
+            tasks,
+            archive: None,
+            draft: None,
+            is_unsure: false,
+        }))
     }
 
     /// The server ends: killed at some moment, stopped in order, or left behind.
@@ -216,8 +236,9 @@ impl World {
     }
 
     async fn act(&mut self, server: &mut Server) -> Result<(), String> {
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0..4 => self.snapshot(server).await,
+            12 => self.rekey().await,
             4 | 5 => self.delete(server).await,
             6 | 7 => self.archive(server).await?,
             8 => self.list().await?,
@@ -233,21 +254,33 @@ impl World {
         }
         // Sometimes it is killed in the middle, with the claim that it had.
         let limit = Duration::from_millis(if self.rng.chance(10) { 1 } else { 600_000 });
-        let taken = timeout(limit, self.write(&mut server.claimant)).await;
+        let newest = server.catalog.published().next_back().cloned();
+        let parent = newest.filter(|_| self.rng.chance(50));
+        let taken = timeout(limit, self.write(&mut server.claimant, parent.as_ref())).await;
         if let Ok(Ok(manifest)) = taken {
+            self.done.deltas += u64::from(parent.is_some());
             server.catalog.add(manifest);
             server.uploads.show(&server.catalog);
             self.done.snapshots += 1;
+        } else {
+            server.is_unsure = true;
         }
     }
 
-    async fn write(&mut self, claimant: &mut Claimant) -> Result<Manifest, SnapshotError> {
+    /// A base, or a delta on top of a snapshot.
+    async fn write(
+        &mut self,
+        claimant: &mut Claimant,
+        parent: Option<&Manifest>,
+    ) -> Result<Manifest, SnapshotError> {
         self.lsn += 1 + self.rng.below(1_000);
         let begin = self.lsn;
         let uuid = SnapshotUuid(u128::from(self.rng.any()).to_le_bytes());
         let parts = 1 + self.rng.below(3) as u16;
+        let parts = parent.map_or(parts, |parent| parent.cores().len() as u16);
         let spec = SnapshotSpec {
             piece_limit_bytes: 300,
+            parent: parent.map(Parent::of),
             ..SnapshotSpec::base(Lsn(begin), parts, uuid, 5)
         };
         let writer = SnapshotWriter::begin(claimant, spec, &self.keys).await?;
@@ -278,10 +311,26 @@ impl World {
             return;
         }
         let id = ids[self.rng.below(ids.len() as u64) as usize];
+        if server.is_unsure || server.catalog.check_childless(id).is_err() {
+            return;
+        }
         if let Ok((tombstone, _)) = delete_snapshot(&self.local, id, &protected, DELETED).await {
             server.catalog.bury(tombstone);
             server.uploads.show(&server.catalog);
             self.done.deletions += 1;
+        }
+    }
+
+    /// Brings what is in the remote store under the other key, as the command line does beside a
+    /// server; a store that fails keeps some under the first.
+    async fn rekey(&mut self) {
+        let Some((active, _)) = self.keys.active() else { return };
+        let order = if active.to_string() == "k1" { ["k2", "k1"] } else { ["k1", "k2"] };
+        self.keys = keys(order);
+        let limit = Duration::from_secs(600);
+        let rekeyed = timeout(limit, rekey(&self.remote, None, &self.keys)).await;
+        if let Ok(Ok(rekeyed)) = rekeyed {
+            self.done.rekeyed += rekeyed.manifests.len() as u64;
         }
     }
 
