@@ -4,7 +4,7 @@
 //! what its code does otherwise than a store must: deletes are not synced, nor is what a create
 //! finds; a listing skips what it may not look at, and is empty when the whole folder is gone; and
 //! an object cannot be replaced on the condition that it is still the one that was read.
-//! Large objects, which come in parts, are written past the page cache ([`upload`]).
+//! Large objects, which come in parts, are written past the page cache (`local/upload.rs`).
 //! Files named `x#1` are writes that have not finished, and no objects.
 
 mod upload;
