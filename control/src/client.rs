@@ -95,7 +95,10 @@ impl ClientError {
                 }
                 Fault::Damaged => "Use another snapshot, or the remote store's copy of this one.",
                 Fault::Unreachable => "Look at the server's diagnostics, and try again.",
-                Fault::Failed | Fault::Usage | Fault::Cancelled => "Look at the message above.",
+                Fault::Failed | Fault::Usage | Fault::Cancelled => {
+                    "See what there is (cutwater snapshot list); the server's diagnostics may say \
+                     more."
+                }
             },
             Self::Protocol { .. } => "Check that --server names a Cutwater server.",
         }
