@@ -78,8 +78,9 @@ impl ChunkBudget {
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Below a quarter of the budget; or this shard has nothing queued at all: a consumer that takes
-    /// one part after the other would else wait for ever for the one that the others left no room.
+    /// Below a quarter of the budget; or this shard has nothing queued at all: a consumer that
+    /// takes one part after the other would else wait for ever for the one that the others left
+    /// no room.
     fn may_walk(&self) -> bool {
         self.own_bytes.load(Ordering::Relaxed) == 0 || self.queued_bytes() < self.limit_bytes / 4
     }
