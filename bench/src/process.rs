@@ -190,7 +190,8 @@ fn spawn(launch: &Launch) -> io::Result<Child> {
 /// If no port is free.
 pub fn free_address() -> SocketAddr {
     const FIRST: u16 = 12_000;
-    const COUNT: u16 = 18_000;
+    // So that the ports above, which are tried here, are nobody's who restarts on one of these.
+    const COUNT: u16 = 10_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id().wrapping_mul(97) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
