@@ -5,15 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fmt;
+mod hooked;
+mod waits;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use cutwater_control::coordinator::archive::ArchiveStatus;
 use cutwater_control::coordinator::remote::RemoteConfig;
 use cutwater_control::database::DatabaseError;
 use cutwater_control::restore::{Destination, Restored, Source, restore};
@@ -22,15 +22,10 @@ use cutwater_engine::seal::{Keyring, MasterKey};
 use cutwater_snapshot::ObjectStore;
 use cutwater_snapshot::plan::{Restorable, Target, Window};
 use cutwater_snapshot::store::open_local;
-use futures::stream::BoxStream;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
 use tokio::sync::watch;
 
-/// How long anything that is waited for may take.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::hooked::{Hooked, What};
+use crate::waits::{LIMIT, wait};
 
 fn keys() -> Keyring {
     Keyring::new(vec![("test".parse().unwrap(), MasterKey::new([7; 32]))]).unwrap()
@@ -58,19 +53,6 @@ async fn open_with(
         shutdown_timeout: Duration::from_secs(20),
     });
     Database::open(config).await
-}
-
-/// Waits until the archive stands so.
-async fn wait(database: &Database, what: &str, so: impl Fn(&ArchiveStatus) -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let status = database.coordinator().status().await.unwrap().archive.unwrap();
-        if so(&status) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {status:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Waits until there is a base in the remote store, with which the first window begins.
@@ -343,97 +325,29 @@ async fn a_snapshot_that_the_directory_never_took_is_enough_to_refuse() {
     assert!(error.contains("snap-") && error.contains("older than the snapshot"), "{error}");
 }
 
-/// A store whose puts into the archive wait while the gate is shut.
-#[derive(Debug)]
-struct Gated {
-    inner: Arc<dyn ObjectStore>,
-    shut: watch::Receiver<bool>,
-    /// How many wait.
-    waiting: AtomicUsize,
-}
-
-impl fmt::Display for Gated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Gated {
-    async fn put_opts(
-        &self,
-        path: &object_store::path::Path,
-        body: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        if path.as_ref().starts_with("wal/") {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            let _ = self.shut.clone().wait_for(|shut| !shut).await;
-        }
-        self.inner.put_opts(path, body, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &object_store::path::Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(
-        &self,
-        path: &object_store::path::Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        self.inner.get_opts(path, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<object_store::path::Path>>,
-    ) -> BoxStream<'static, object_store::Result<object_store::path::Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(
-        &self,
-        prefix: Option<&object_store::path::Path>,
-    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(
-        &self,
-        prefix: Option<&object_store::path::Path>,
-    ) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &object_store::path::Path,
-        to: &object_store::path::Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
 /// Another start would find an older cursor than the one that the first still writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_directory_is_given_back_when_the_archiver_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (data, remote, none) = (path("data"), path("remote"), Keyring::default());
-    let (gate, shut) = watch::channel(true);
-    let inner = open_local(&remote).unwrap();
-    let gated = Arc::new(Gated { inner, shut, waiting: AtomicUsize::new(0) });
-    let store = Arc::clone(&gated) as Arc<dyn ObjectStore>;
+    let gate = watch::Sender::new(true);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let (told, count) = (gate.clone(), Arc::clone(&waiting));
+    let store = Hooked::over(open_local(&remote).unwrap(), move |what, path| {
+        let (mut shut, count) = (told.subscribe(), Arc::clone(&count));
+        Box::pin(async move {
+            if what == What::Put && path.starts_with("wal/") {
+                count.fetch_add(1, Ordering::SeqCst);
+                shut.wait_for(|shut| !shut).await.unwrap();
+            }
+            Ok(())
+        })
+    });
     let database = open_with(&data, Some((store, &remote)), &none).await.unwrap();
     database.client().set("a", "1").unwrap();
     let deadline = Instant::now() + LIMIT;
-    while gated.waiting.load(Ordering::SeqCst) == 0 {
+    while waiting.load(Ordering::SeqCst) == 0 {
         assert!(Instant::now() < deadline, "nothing is archived");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

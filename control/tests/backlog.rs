@@ -4,35 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod hooked;
+mod waits;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cutwater_control::coordinator::archive::ArchiveStatus;
 use cutwater_control::coordinator::remote::RemoteConfig;
 use cutwater_control::{Database, DatabaseConfig};
 use object_store::memory::InMemory;
 use tokio::sync::watch;
 
 use crate::hooked::{Hooked, What};
+use crate::waits::{LIMIT, wait};
 
-/// How long anything that is waited for may take.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of log that may wait.
 const BACKLOG_BYTES: u64 = 256 << 10;
-
-/// Waits until the archive stands so.
-async fn wait(database: &Database, what: &str, so: impl Fn(&ArchiveStatus) -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let status = database.coordinator().status().await.unwrap().archive.unwrap();
-        if so(&status) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {status:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_backlog_has_its_limit_while_a_put_hangs() {

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -20,6 +20,7 @@ pub enum What {
     Put,
     Get,
     List,
+    Delete,
 }
 
 type Hook = dyn Fn(What, String) -> BoxFuture<'static, Result<()>> + Send + Sync;
@@ -32,7 +33,7 @@ pub struct Hooked {
 }
 
 impl Hooked {
-    /// A store before whose puts, reads and listings `hook` is called, with the path.
+    /// A store before whose puts, reads, listings and deletions `hook` is called, with the path.
     pub fn over(
         inner: Arc<dyn ObjectStore>,
         hook: impl Fn(What, String) -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
@@ -87,7 +88,12 @@ impl ObjectStore for Hooked {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        let store = self.clone();
+        let allowed = paths.and_then(move |path| {
+            let store = store.clone();
+            async move { store.before(What::Delete, &path).await.map(|()| path) }
+        });
+        self.inner.delete_stream(allowed.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
