@@ -23,7 +23,7 @@ use crate::error::{Damage, Flaw, Operation, SnapshotError, StoreError};
 use crate::manifest::{Manifest, RawManifest, Record, StoredObject, object_path};
 use crate::paths::SnapshotName;
 use crate::store::{self, Created};
-pub use crate::throttle::Throttle;
+use crate::throttle::Throttle;
 
 /// Objects that are copied at once.
 pub const OBJECTS_AT_ONCE: usize = 4;

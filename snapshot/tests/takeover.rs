@@ -25,9 +25,9 @@ use cutwater_snapshot::orphans::{ORPHAN_GRACE, sweep_orphans};
 use cutwater_snapshot::paths::{self, SnapshotName};
 use cutwater_snapshot::pin::set_pin;
 use cutwater_snapshot::retention::{Decision, Holdings, Policy, Promise};
-use cutwater_snapshot::upload::{Throttle, Upload};
 use cutwater_snapshot::verify::verify;
 use cutwater_snapshot::writer::{Parent, SnapshotSpec};
+use cutwater_snapshot::{throttle::Throttle, upload::Upload};
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex as AsyncMutex;
 

@@ -18,7 +18,7 @@ use cutwater_snapshot::core_writer::{CoreWriter, FinishedCore, PartPoint};
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::{self, SnapshotUuid};
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::upload::Throttle;
+use cutwater_snapshot::throttle::Throttle;
 use cutwater_snapshot::writer::{SlotSummary, SnapshotSpec, SnapshotWriter};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
@@ -113,18 +113,32 @@ pub async fn take(
     tracing::Span::current().record("lsn", streams.begin_lsn.0);
     let writer = SnapshotWriter::begin(claimant, spec, &form.keys).await?;
     let throttle = Arc::new(Throttle::new(form.limit_bytes_per_s));
-    match write_parts(&writer, streams.parts, &throttle, work).await {
-        Ok(_) if work.is_cancelled() => {
-            Err(give_up(writer, CoordinatorError::Cancelled(id), work).await)
-        }
+    let written = write_parts(&writer, streams.parts, &throttle, work).await;
+    finish(writer, written, digest_seed, work).await
+}
+
+/// What was written of a snapshot: its parts, and their shards' digests.
+pub(super) type Written = (Vec<FinishedCore>, Vec<SlotDigests>);
+
+/// Publishes what was written whole and is still wanted; gives it up otherwise.
+pub(super) async fn finish(
+    writer: SnapshotWriter,
+    written: Result<Written, CoordinatorError>,
+    digest_seed: u64,
+    work: &Work,
+) -> Result<Manifest, CoordinatorError> {
+    let published = match written {
+        Ok(_) if work.is_cancelled() => Err(CoordinatorError::Cancelled(writer.name().id)),
         Ok((parts, digests)) => {
-            match writer.finish_with(parts, summary(digest_seed, digests)).await {
-                Ok(manifest) => Ok(manifest),
-                Err(error) => Err(give_up(writer, error.into(), work).await),
-            }
+            let summary = summary(digest_seed, digests);
+            writer.finish_with(parts, summary).await.map_err(CoordinatorError::from)
         }
-        Err(error) => Err(give_up(writer, error, work).await),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &published {
+        give_up(writer, &error.to_string(), work).await;
     }
+    published
 }
 
 /// A seed that nobody can know.
@@ -135,7 +149,7 @@ pub(super) fn random_u64() -> Result<u64, CoordinatorError> {
 }
 
 /// What the manifest says of all slots together.
-pub(super) fn summary(seed: u64, parts: Vec<SlotDigests>) -> SlotSummary {
+fn summary(seed: u64, parts: Vec<SlotDigests>) -> SlotSummary {
     SlotSummary { counts: Vec::new(), digests: Some((seed, gather_digests(parts))) }
 }
 
@@ -149,16 +163,12 @@ pub(crate) fn gather_digests(parts: Vec<SlotDigests>) -> Vec<u128> {
     digests
 }
 
-pub(super) async fn give_up(
-    writer: SnapshotWriter,
-    error: CoordinatorError,
-    work: &Work,
-) -> CoordinatorError {
+/// Ends a snapshot that is not published.
+pub(super) async fn give_up(writer: SnapshotWriter, reason: &str, work: &Work) {
     work.give_up(writer.name());
-    if let Err(abort) = writer.abort(&error.to_string()).await {
+    if let Err(abort) = writer.abort(reason).await {
         tracing::warn!(%abort, "what is left of the snapshot stays until the next start");
     }
-    error
 }
 
 async fn write_parts(
@@ -166,7 +176,7 @@ async fn write_parts(
     parts: Vec<PartStream>,
     throttle: &Arc<Throttle>,
     work: &Arc<Work>,
-) -> Result<(Vec<FinishedCore>, Vec<SlotDigests>), CoordinatorError> {
+) -> Result<Written, CoordinatorError> {
     let mut tasks = JoinSet::new();
     for part in parts {
         let core = writer.core(part.log.shard);
@@ -187,7 +197,7 @@ async fn write_parts(
 
 async fn join_parts(
     tasks: &mut JoinSet<Result<(FinishedCore, SlotDigests), CoordinatorError>>,
-) -> Result<(Vec<FinishedCore>, Vec<SlotDigests>), CoordinatorError> {
+) -> Result<Written, CoordinatorError> {
     let (mut finished, mut digests) = (Vec::new(), Vec::new());
     while let Some(result) = tasks.join_next().await {
         let (core, of_core) = result.map_err(|_| CoordinatorError::Closed)??;

@@ -11,18 +11,18 @@ use cutwater_engine::types::{LogId, Lsn, Position};
 use cutwater_engine::{Engine, SnapshotStreamError};
 use cutwater_snapshot::claim::Claimant;
 use cutwater_snapshot::compact::IndexError;
-use cutwater_snapshot::core_writer::{FinishedCore, PartPoint};
+use cutwater_snapshot::core_writer::PartPoint;
 use cutwater_snapshot::error::SnapshotError;
 use cutwater_snapshot::ident::SnapshotUuid;
 use cutwater_snapshot::manifest::Manifest;
-use cutwater_snapshot::upload::Throttle;
+use cutwater_snapshot::throttle::Throttle;
 use cutwater_snapshot::writer::{self, SnapshotSpec, SnapshotWriter};
 use tokio::sync::mpsc;
 
 use super::BaseDue;
 use super::changes::{Changes, ChangesError, KEYS_LIMIT};
 use super::parent::Parent;
-use crate::coordinator::job::{Form, give_up, random_u64, summary, write_tail};
+use crate::coordinator::job::{Form, Written, finish, give_up, random_u64, write_tail};
 use crate::coordinator::message::CoordinatorError;
 use crate::coordinator::work::Work;
 
@@ -121,25 +121,15 @@ async fn try_take(
         written = write_parts(&writer, changes, parts, &source.parent, &throttle, work) => written,
         () = work.cancelled() => Err(CoordinatorError::Cancelled(writer.name().id).into()),
     };
-    match written {
-        Ok(_) if work.is_cancelled() => {
-            Err(give_up(writer, CoordinatorError::Cancelled(id), work).await.into())
-        }
-        Ok((finished, digests)) => {
-            match writer.finish_with(finished, summary(digest_seed, digests)).await {
-                Ok(manifest) => Ok(manifest),
-                Err(error) => Err(give_up(writer, error.into(), work).await.into()),
-            }
-        }
-        Err(Stop::Failed(error)) => Err(give_up(writer, error, work).await.into()),
+    let written = match written {
+        Ok(written) => Ok(written),
+        Err(Stop::Failed(error)) => Err(error),
         Err(Stop::Due(due)) => {
-            work.give_up(writer.name());
-            if let Err(abort) = writer.abort(&format!("a base is due: {due}")).await {
-                tracing::warn!(%abort, "what is left of the delta stays until the next start");
-            }
-            Err(Stop::Due(due))
+            give_up(writer, &format!("a base is due: {due}"), work).await;
+            return Err(Stop::Due(due));
         }
-    }
+    };
+    Ok(finish(writer, written, digest_seed, work).await?)
 }
 
 /// Has every shard freeze, walk its part for the digests, and close its tail; and opens the logs.
@@ -196,7 +186,7 @@ async fn write_parts(
     parent: &Parent,
     throttle: &Throttle,
     work: &Work,
-) -> Result<(Vec<FinishedCore>, Vec<SlotDigests>), Stop> {
+) -> Result<Written, Stop> {
     let base_bytes = parent.base_bytes();
     let room_bytes = base_bytes.saturating_sub(parent.delta_bytes());
     let limit_bytes = (base_bytes / 2).min(room_bytes).max(SMALL_BYTES);
